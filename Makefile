@@ -1,0 +1,90 @@
+# `make` alone lists the goals.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+IMAGE ?= rl2ml
+UV_VERSION := 0.13.9
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Bytecode is left to the first import (and so must be allowed): compiling all of scipy takes longer than installing it.
+unexport PYTHONDONTWRITEBYTECODE
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --no-compile
+# $(call stage,NAME,COMMAND) runs COMMAND and prints its seconds.
+stage = @printf '\n== %s\n' '$(1)'; TIMEFORMAT='== $(1): %1R s'; time $(2)
+
+# The matrices are small: threads inside BLAS cost more than they bring, and two test workers would fight over the cores.
+test benchmarks: export OPENBLAS_NUM_THREADS = 1
+test benchmarks: export OMP_NUM_THREADS = 1
+
+.PHONY: help run test lint types format lock image benchmarks clean
+
+help: ## list the goals
+	@echo 'RL2ML: make run, then open the address it prints. Goals:'
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r goal what; do printf '%-18s%s\n' "$$goal" "$$what"; done
+	@echo 'PORT=9000 make run takes another port; make PYTHON=python3.12 another interpreter.'
+
+run: $(VENV)/.runtime ## start the service with the demo pilot on http://127.0.0.1:$PORT (8000)
+	@$(BIN)/python -m app --demo examples/addition/pilot.csv
+
+test: lint types ## everything that must hold before a commit, with seconds per stage
+	$(call stage,pytest,$(BIN)/pytest -n 2 --dist loadgroup)
+
+lint: $(VENV)/.dev ## style, formatting and the direction of imports
+	$(call stage,ruff check,$(BIN)/ruff check --quiet)
+	$(call stage,ruff format,$(BIN)/ruff format --check --quiet)
+	$(call stage,lint-imports,$(BIN)/lint-imports --no-logo)
+
+types: $(VENV)/.dev ## mypy, strict
+	$(call stage,mypy,$(BIN)/mypy)
+
+format: $(VENV)/.dev ## apply the style
+	@$(BIN)/ruff check --fix --quiet || true
+	@$(BIN)/ruff format
+
+benchmarks: $(VENV)/.dev ## seconds and requests per second, against the budgets the scripts name
+	$(call stage,solver,$(BIN)/python benchmarks/solver.py)
+	$(call stage,http,$(BIN)/python benchmarks/http.py)
+
+image: ## build the container image as $IMAGE (rl2ml)
+	docker build -t $(IMAGE) .
+
+# One set of pins serves every supported Python: the numbers must not depend on which one runs them.
+UV_COMPILE = build/lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --fork-strategy fewest \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
+
+lock: build/lock/bin/uv ## resolve requirements/*.in into hashed locks; UPGRADE=1 moves the pins too
+	@cd requirements && uv() { ../$(UV_COMPILE) "$$@"; } \
+	&& uv runtime.in -o runtime.txt \
+	&& uv build.in -c runtime.txt -o build.txt \
+	&& uv dev.in -c runtime.txt -c build.txt -o dev.txt
+
+build/lock/bin/uv: Makefile
+	@$(PYTHON) -m venv --clear build/lock && build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV_VERSION)
+	@touch $@
+
+clean: ## remove .venv, builds and caches
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is touched only after its step succeeded, so an interrupted set-up starts again.
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null \
+	|| { echo 'RL2ML needs Python 3.11 or newer; found no $(PYTHON). Name one with make PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("RL2ML needs Python 3.11 or newer; got %d.%d.%d. Name one with make PYTHON=python3.12" % v[:3])'
+	@echo 'Setting up $(VENV) (once, about a minute) …'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# Reinstalled when the version changes: the installed metadata carries it.
+$(VENV)/.runtime: $(VENV)/.created requirements/runtime.txt requirements/build.txt pyproject.toml rl2ml_core/version.py
+	@$(PIP) --require-hashes -r requirements/runtime.txt -r requirements/build.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	@echo 'Adding the development tools to $(VENV) …'
+	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@

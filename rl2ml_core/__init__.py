@@ -1,0 +1,55 @@
+"""RL2ML: from a small pilot to the objective to train with, between plain RL and maximum likelihood and beyond.
+
+>>> import rl2ml_core as rl2ml
+>>> pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
+>>> rl2ml.recommend(pilot, "pass@8", num_rollouts=4).status
+'interior'
+
+γ (`gamma`) is the family parameter: 0 is RL (pass@1), 1 is maximum likelihood, above 1 goes beyond. It is not a
+discount factor.
+"""
+
+from rl2ml_core.errors import InvalidInput, InvalidTable, MissingExtra, RL2MLError
+from rl2ml_core.objective.advantages import AdvantageTable
+from rl2ml_core.objective.baselines import BASELINES, rl2ml_table
+from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
+from rl2ml_core.objective.family import objective_value, objective_weight, success_weights, update_scales
+from rl2ml_core.objective.objective import Objective
+from rl2ml_core.objective.population import BetaPrior, MeasuredScores, Population, ScoreModel
+from rl2ml_core.pilot.histogram import PilotHistogram
+from rl2ml_core.pilot.tables import read_pilot
+from rl2ml_core.selection.metrics import LogSuccess, Metric, Mixture, PassAtK, parse_metric
+from rl2ml_core.selection.recommend import Recommendation, recommend
+from rl2ml_core.version import METHOD_VERSION, __version__
+
+__all__ = [
+    "BASELINES",
+    "KNOWN_TRAINERS",
+    "METHOD_VERSION",
+    "AdvantageTable",
+    "BetaPrior",
+    "InvalidInput",
+    "InvalidTable",
+    "LogSuccess",
+    "MeasuredScores",
+    "Metric",
+    "MissingExtra",
+    "Mixture",
+    "Objective",
+    "PassAtK",
+    "PilotHistogram",
+    "Population",
+    "RL2MLError",
+    "Recommendation",
+    "ScoreModel",
+    "__version__",
+    "known_table",
+    "objective_value",
+    "objective_weight",
+    "parse_metric",
+    "read_pilot",
+    "recommend",
+    "rl2ml_table",
+    "success_weights",
+    "update_scales",
+]

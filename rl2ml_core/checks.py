@@ -1,0 +1,74 @@
+"""Domain checks shared by every constructor: "expected …; got …", before any work is done."""
+
+import operator
+from collections.abc import Collection
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from rl2ml_core.errors import InvalidInput
+
+__all__ = ["Array", "choice", "finite_array", "finite_number", "integer"]
+
+Array = npt.NDArray[np.float64]
+
+
+def integer(value: SupportsIndex, field: str, *, minimum: int, maximum: int | None = None) -> int:
+    """An int within [minimum, maximum]; booleans and floats are refused, numpy integers are welcome."""
+    expected = f"an integer of at least {minimum}" if maximum is None else f"an integer from {minimum} to {maximum}"
+    if isinstance(value, (bool, np.bool_)):
+        raise InvalidInput(f"{field} must be {expected}; got {value}", field=field)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidInput(f"{field} must be {expected}; got {_show(value)}", field=field) from None
+    if number < minimum or (maximum is not None and number > maximum):
+        raise InvalidInput(f"{field} must be {expected}; got {_show(number)}", field=field)
+    return number
+
+
+def finite_number(
+    value: float, field: str, *, minimum: float = -np.inf, maximum: float = np.inf, above: float = -np.inf
+) -> float:
+    """A finite float with above < value, minimum ≤ value ≤ maximum."""
+    limits = [f"above {above:g}"] * (above > -np.inf)
+    limits += [f"at least {minimum:g}"] * (minimum > -np.inf) + [f"at most {maximum:g}"] * (maximum < np.inf)
+    expected = " ".join(["a finite number", " and ".join(limits)]).strip()
+    try:
+        if isinstance(value, (bool, np.bool_, str, bytes)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInput(f"{field} must be {expected}; got {_show(value)}", field=field) from None
+    if not (np.isfinite(number) and number > above and minimum <= number <= maximum):
+        raise InvalidInput(f"{field} must be {expected}; got {number:g}", field=field)
+    return number
+
+
+def finite_array(values: npt.ArrayLike, field: str, *, minimum: float = -np.inf, maximum: float = np.inf) -> Array:
+    """A float64 array, finite and within [minimum, maximum]; the first offender is named by its index."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidInput(f"{field} must be numbers in a regular array; got {_show(values)}", field=field) from None
+    wrong = ~((array >= minimum) & (array <= maximum) & np.isfinite(array))
+    if wrong.any():
+        where = np.unravel_index(int(np.argmax(wrong)), array.shape)
+        at = f" at index {', '.join(str(int(i)) for i in where)}" if array.ndim else ""
+        raise InvalidInput(
+            f"{field} must be finite and within [{minimum:g}, {maximum:g}]; got {array[where]:g}{at}", field=field
+        )
+    return array
+
+
+def choice(value: Any, field: str, options: Collection[str]) -> str:
+    """One of the named options."""
+    if not isinstance(value, str) or value not in options:
+        raise InvalidInput(f"{field} must be one of {', '.join(options)}; got {_show(value)}", field=field)
+    return value
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

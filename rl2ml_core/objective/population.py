@@ -1,0 +1,321 @@
+"""Who is trained and how their scores behave: the distribution of pass rates and the model of score noise.
+
+Both are frozen values. Shapes: C cells (groups of prompts with equal counts), n the degree of a Bernstein basis
+B_m(p) = C(n,m) p^m (1−p)^(n−m), m = 0..n.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from rl2ml_core.checks import Array, finite_array, finite_number
+from rl2ml_core.errors import InvalidInput
+
+__all__ = [
+    "DEFAULT_KAPPA",
+    "BetaPrior",
+    "HasPopulation",
+    "MeasuredScores",
+    "Population",
+    "ScoreGeometry",
+    "ScoreModel",
+    "as_population",
+]
+
+#: Low on purpose: language models' scores are mostly noise about the logit of success (docs/decisions.md).
+DEFAULT_KAPPA = 0.1
+
+_VALUES_PER_BLOCK = 1 << 18
+_SMALLEST = 5e-324  # stands in for a probability of exactly zero, so that logarithms stay finite
+
+
+@dataclass(frozen=True)
+class BetaPrior:
+    """Beta(alpha, beta) prior on a prompt's pass rate: `alpha` pseudo-successes, `beta` pseudo-failures, both > 0."""
+
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            value = finite_number(getattr(self, name), f"prior.{name}", above=0, maximum=1e9)
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """A distribution of pass rates over prompts: one component per cell, with non-negative weights.
+
+    With a prior, a cell of k successes and n−k failures is the posterior Beta(k + alpha, n−k + beta). Without one it is
+    the point k/n (and `successes`, `failures` may be any non-negative masses).
+
+    Args:
+        successes: k, [C].
+        failures: n−k, [C].
+        weights: prompts that each cell stands for, [C]; not all zero.
+        prior: the Beta prior, or None for point masses.
+
+    Raises:
+        InvalidInput: shapes that differ, negative or non-finite values, no weight, or a point mass without any count.
+    """
+
+    successes: Array
+    failures: Array
+    weights: Array
+    prior: BetaPrior | None = field(default_factory=BetaPrior)
+
+    def __post_init__(self) -> None:
+        for name in ("successes", "failures", "weights"):
+            array = finite_array(getattr(self, name), f"population.{name}", minimum=0).copy()
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
+        shapes = {self.successes.shape, self.failures.shape, self.weights.shape}
+        if len(shapes) != 1 or self.successes.ndim != 1:
+            raise InvalidInput(f"a population needs three one-dimensional arrays of one length; got shapes {shapes}")
+        if not self.weights.sum() > 0:
+            raise InvalidInput("a population needs at least one prompt with positive weight; got none")
+        if self.prior is None and not np.all(self.successes + self.failures > 0):
+            raise InvalidInput("a point mass needs a pass rate: successes + failures must be positive without a prior")
+
+    @classmethod
+    def from_pass_rates(cls, pass_rates: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Self:
+        """Point masses at known pass rates [C], each of weight 1 unless `weights` [C] says otherwise."""
+        p = np.atleast_1d(finite_array(pass_rates, "pass_rates", minimum=0, maximum=1))
+        return cls(p, 1 - p, np.ones(p.shape) if weights is None else np.asarray(weights, float), prior=None)
+
+    @property
+    def shape_success(self) -> Array:
+        """First shape parameter of each component (its mass, for points), [C]."""
+        return self.successes + (self.prior.alpha if self.prior else 0)
+
+    @property
+    def shape_failure(self) -> Array:
+        """Second shape parameter of each component (its mass, for points), [C]."""
+        return self.failures + (self.prior.beta if self.prior else 0)
+
+    @property
+    def pass_rates(self) -> Array:
+        """Mean pass rate of each cell, (k+alpha)/(n+alpha+beta), [C]."""
+        return self.shape_success / (self.shape_success + self.shape_failure)
+
+    def at_means(self) -> "Population":
+        """The same cells as point masses at their means: the paper's plug-in p̂ (App. B.3)."""
+        return Population(self.shape_success, self.shape_failure, self.weights, prior=None)
+
+    def blocks(self, width: int) -> "Iterator[tuple[slice, Population]]":
+        """Runs of cells small enough that arrays [cells, width] stay within a few megabytes."""
+        rows = max(1, _VALUES_PER_BLOCK // width)
+        if self.weights.size <= rows:
+            yield slice(0, self.weights.size), self
+            return
+        for start in range(0, self.weights.size, rows):
+            block = slice(start, start + rows)
+            if self.weights[block].any():  # a run without weight has nothing to add and would not validate
+                yield (
+                    block,
+                    Population(self.successes[block], self.failures[block], self.weights[block], prior=self.prior),
+                )
+
+    def log_bernstein(self, degree: int) -> Array:
+        """log E[B_m(p)] for m = 0..degree per cell, [C, degree+1]: a (beta-)binomial law, kept in logs.
+
+        Built from the ratios of neighbouring terms by a compensated sum and normalised (the terms of a law add to one),
+        so that neither factorials nor underflow limit its accuracy.
+        """
+        m = np.arange(degree)
+        ratios = (degree - m) / (m + 1)
+        if self.prior is None:
+            p, q = np.maximum(self.pass_rates, _SMALLEST), np.maximum(self._failure_rates, _SMALLEST)
+            steps = np.log(ratios) + (np.log(p) - np.log(q))[:, None]
+        else:
+            a, b = self.shape_success[:, None], self.shape_failure[:, None]
+            steps = np.log(ratios * (a + m) / (b + degree - 1 - m))
+        logs = np.zeros((self.weights.size, degree + 1))
+        logs[:, 1:] = _centered_cumulative_sum(steps, logs)
+        logs -= logs.max(axis=1, keepdims=True)
+        logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+        return logs
+
+    def bernstein(self, degree: int) -> "BernsteinMoments":
+        """E[p^i (1−p)^j B_m(p)] per cell for small i and j, from one evaluation."""
+        m = np.arange(degree + 1)
+        a, b = self.shape_success[:, None], self.shape_failure[:, None]
+        law = np.exp(self.log_bernstein(degree))
+        if self.prior is None:
+            return BernsteinMoments(law, self.pass_rates[:, None], self._failure_rates[:, None], None)
+        return BernsteinMoments(law, a + m, b + (degree - m), a + b + degree)
+
+    def posterior_means(self, degree: int) -> Array:
+        """E[p | m successes in `degree` further rollouts] per cell, [C, degree+1] (one column for points)."""
+        if self.prior is None:
+            return self.pass_rates[:, None]
+        means: Array = (self.shape_success[:, None] + np.arange(degree + 1)) / (
+            self.shape_success + self.shape_failure + degree
+        )[:, None]
+        return means
+
+    def raised(self, i: int, j: int) -> tuple[Array, "Population"]:
+        """log E[p^i (1−p)^j] per cell [C], and the population of each cell tilted by p^i (1−p)^j."""
+        if self.prior is None:
+            p, q = np.maximum(self.pass_rates, _SMALLEST), np.maximum(self._failure_rates, _SMALLEST)
+            return i * np.log(p) + j * np.log(q), self
+        from scipy.special import betaln
+
+        a, b = self.shape_success, self.shape_failure
+        logs: Array = betaln(a + i, b + j) - betaln(a, b)
+        return logs, Population(self.successes + i, self.failures + j, self.weights, prior=self.prior)
+
+    @property
+    def _failure_rates(self) -> Array:
+        return self.shape_failure / (self.shape_success + self.shape_failure)
+
+
+@dataclass(frozen=True, eq=False)
+class BernsteinMoments:
+    """Moments of a Bernstein basis per cell; `moments(i, j)` is E[p^i (1−p)^j B_m], [C, degree+1]."""
+
+    law: Array
+    success: Array  # a+m, or p for points
+    failure: Array  # b+degree−m, or 1−p for points
+    total: Array | None  # a+b+degree; None for points
+
+    def __call__(self, i: int, j: int) -> Array:
+        value = self.law
+        for step in range(i):
+            value = value * (self.success if self.total is None else (self.success + step) / (self.total + step))
+        for step in range(j):
+            value = value * (self.failure if self.total is None else (self.failure + step) / (self.total + i + step))
+        return value
+
+
+def _centered_cumulative_sum(steps: Array, logs: Array) -> Array:
+    """Cumulative sums along the last axis less their largest (0 included), with the rounding errors put back.
+
+    At degree 65,536 partial sums reach 45,000 and plain sums would lose 1e-11 between neighbours near the peak.
+    """
+    high = np.cumsum(steps, axis=1)
+    if steps.shape[1] < 2:
+        return high
+    previous = np.zeros_like(high)
+    previous[:, 1:] = high[:, :-1]
+    added = high - previous
+    low = np.cumsum((previous - (high - added)) + (steps - added), axis=1)  # Knuth's two-sum, term by term
+    peak = np.argmax(high, axis=1)[:, None]
+    center = np.maximum(np.take_along_axis(high, peak, 1), 0)
+    center_low = np.where(center > 0, np.take_along_axis(low, peak, 1), 0)
+    logs[:, :1] = -center - center_low
+    centered: Array = (high - center) + (low - center_low)
+    return centered
+
+
+class HasPopulation(Protocol):
+    """Anything that stands for a population, such as a pilot histogram."""
+
+    def population(self) -> Population: ...
+
+
+def as_population(source: "Population | HasPopulation") -> Population:
+    """The population itself, or the one that a pilot stands for."""
+    return source if isinstance(source, Population) else source.population()
+
+
+class ScoreGeometry(Protocol):
+    """Second moments of a response's score S as functions of the pass rate p, each [...] → [...].
+
+    μ and Σ are the mean and covariance of S given success, ν and Σ_f given failure. E[S] = 0 makes ν = −p μ/(1−p), so
+    only lengths are needed, signed along μ.
+    """
+
+    def success_mean(self, p: Array) -> Array: ...  # ‖μ‖
+    def failure_mean(self, p: Array) -> Array: ...  # ‖ν‖
+    def success_noise(self, p: Array) -> Array: ...  # tr Σ
+    def failure_noise(self, p: Array) -> Array: ...  # tr Σ_f
+    def sensitivity(self, p: Array) -> Array: ...  # ℓ = ‖∇p‖²
+
+
+@dataclass(frozen=True)
+class ScoreModel:
+    """The κ-model of scores: unit score energy for success and failure alike, a share κ of it about success.
+
+    ‖μ‖² = κ(1−p)², ‖ν‖² = κp², tr Σ = 1−κ(1−p)², tr Σ_f = 1−κp², ℓ = κp²(1−p)²; κ = ‖μ−ν‖²/E‖S‖² ∈ (0, 1].
+
+    Args:
+        kappa: κ. Measure it where you can; see docs/equations.md, E8.
+        kappa_spread: log-standard-deviation of a measured κ; None means known.
+        name: "kappa", or "paper" by `ScoreModel.paper()`: Eq. 4's own proxies ‖μ‖² = tr Σ = tr Σ_f = 1,
+            ℓ = p(1−p), which are not consistent with one another and serve `criterion="paper"` only.
+    """
+
+    kappa: float = DEFAULT_KAPPA
+    kappa_spread: float | None = None
+    name: str = "kappa"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kappa", finite_number(self.kappa, "score_model.kappa", above=0, maximum=1))
+        if self.kappa_spread is not None:
+            spread = finite_number(self.kappa_spread, "score_model.kappa_spread", minimum=0, maximum=10)
+            object.__setattr__(self, "kappa_spread", spread)
+        if self.name not in ("kappa", "paper"):
+            raise InvalidInput(
+                f"score_model.name must be kappa or paper; got {self.name!r:.60}", field="score_model.name"
+            )
+
+    @classmethod
+    def paper(cls) -> Self:
+        """The proxies of the paper's Eq. 4."""
+        return cls(name="paper")
+
+    def success_mean(self, p: Array) -> Array:
+        return np.ones_like(p) if self.name == "paper" else np.sqrt(self.kappa) * (1 - p)
+
+    def failure_mean(self, p: Array) -> Array:
+        return _odds(p) if self.name == "paper" else np.sqrt(self.kappa) * p
+
+    def success_noise(self, p: Array) -> Array:
+        return np.ones_like(p) if self.name == "paper" else 1 - self.kappa * (1 - p) ** 2
+
+    def failure_noise(self, p: Array) -> Array:
+        return np.ones_like(p) if self.name == "paper" else 1 - self.kappa * p**2
+
+    def sensitivity(self, p: Array) -> Array:
+        return p * (1 - p) if self.name == "paper" else self.kappa * (p * (1 - p)) ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        if self.name == "paper":
+            return {"name": "paper"}
+        spread = {} if self.kappa_spread is None else {"kappa_spread": self.kappa_spread}
+        return {"kappa": self.kappa, **spread}
+
+
+def _odds(p: Array) -> Array:
+    """p/(1−p), and 0 at p = 1, where no failure exists to have a score."""
+    certain = p == 1
+    odds: Array = np.where(certain, 0, p / np.where(certain, 1, 1 - p))
+    return odds
+
+
+@dataclass(frozen=True)
+class MeasuredScores:
+    """Score geometry measured at given pass rates: ‖μ‖, tr Σ and tr Σ_f, scalars or arrays that broadcast with p."""
+
+    mean: Array | float
+    noise: Array | float
+    noise_of_failures: Array | float
+
+    def success_mean(self, p: Array) -> Array:
+        return np.broadcast_to(self.mean, p.shape)
+
+    def failure_mean(self, p: Array) -> Array:
+        return np.asarray(self.mean * _odds(p))
+
+    def success_noise(self, p: Array) -> Array:
+        return np.broadcast_to(self.noise, p.shape)
+
+    def failure_noise(self, p: Array) -> Array:
+        return np.broadcast_to(self.noise_of_failures, p.shape)
+
+    def sensitivity(self, p: Array) -> Array:
+        return np.asarray((p * self.mean) ** 2)

@@ -1,0 +1,155 @@
+"""All stationary points of an analytic function on an interval, and so its certified global maximum.
+
+The criteria are analytic in γ: a Chebyshev interpolant of moderate degree equals them to rounding, and every stationary
+point is a root of its derivative. Shapes: D functions (draws), Q nodes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from rl2ml_core.checks import Array
+
+__all__ = ["Certificate", "Interpolant", "first_degree", "grid_and_matrix", "interpolate"]
+
+#: Interpolants are refined until their last coefficients are this small against the largest value.
+TAIL = 1e-10
+_ROUNDING = 1e-14
+# The grid for plots, quantiles and draws; peaks between points are refined.
+_GRID_PER_UNIT = 60
+_LEAST_GRID = 40
+_HIGHEST_DEGREE = 256
+#: Narrow pieces of low degree cost less than wide ones: the roots of degree n cost n³.
+_WIDEST_PIECE = 1.0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Why the maximum is global: the interpolant's degree, its relative tail, and all stationary points inside."""
+
+    degree: int
+    tail: float
+    stationary_points: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolant:
+    """A function on [lower, upper] as Chebyshev series on equal pieces.
+
+    Args:
+        edges: piece boundaries, [pieces+1].
+        coefficients: [pieces, degree+1].
+        scale: largest absolute value at the nodes.
+    """
+
+    edges: Array
+    coefficients: Array
+    scale: float
+
+    @property
+    def degree(self) -> int:
+        return int(self.coefficients.shape[1] - 1)
+
+    @property
+    def tail(self) -> float:
+        """Size of the last three coefficients (odd and even) relative to the largest value."""
+        if self.scale == 0 or self.degree == 0:
+            return 0.0
+        return float(np.abs(self.coefficients[:, -3:]).sum(axis=1).max() / self.scale)
+
+    def stationary_points(self) -> Array:
+        """Every root of the derivative strictly inside the interval, sorted."""
+        from numpy.polynomial import chebyshev
+
+        found = [np.empty(0)]
+        for left, right, series in zip(self.edges[:-1], self.edges[1:], self.coefficients, strict=True):
+            # Coefficients below rounding would only add spurious roots and time.
+            significant = np.flatnonzero(np.abs(series) > _ROUNDING * self.scale)
+            if significant.size == 0 or significant[-1] < 2:
+                continue  # constant or linear: no stationary point, or nothing but such
+            roots = chebyshev.chebroots(chebyshev.chebder(series[: significant[-1] + 1]))
+            real = roots.real[(np.abs(roots.imag) < 1e-6) & (np.abs(roots.real) <= 1 + 1e-6)]
+            found.append(left + (np.clip(real, -1, 1) + 1) / 2 * (right - left))
+        points = np.unique(np.concatenate(found))
+        return points[(points > self.edges[0]) & (points < self.edges[-1])]
+
+    def slope(self, at: float) -> float:
+        """The derivative at a point of the interval; 0 where the interval is one point."""
+        from numpy.polynomial import chebyshev
+
+        piece = min(max(int(np.searchsorted(self.edges, at, side="right")) - 1, 0), len(self.coefficients) - 1)
+        left, right = self.edges[piece : piece + 2]
+        if left == right:
+            return 0.0
+        unit = 2 * (at - left) / (right - left) - 1
+        return float(chebyshev.chebval(unit, chebyshev.chebder(self.coefficients[piece])) * 2 / (right - left))
+
+
+def interpolate(
+    function: Callable[[Array], Array], lower: float, upper: float, degree: int
+) -> tuple[Interpolant, Array, Array]:
+    """The interpolant of `function` on [lower, upper], refined until its tail is below `TAIL`; its nodes and values.
+
+    Args:
+        function: vectorized, [Q] → [Q].
+        lower, upper: the interval; a single point gives a constant.
+        degree: degree to start from.
+    """
+    if lower == upper:
+        node = np.array([lower])
+        value = function(node)
+        return Interpolant(np.array([lower, upper]), value[None], float(np.abs(value).max())), node, value
+    edges = _edges(lower, upper)
+    while True:
+        unit, transform = _unit_nodes(degree)
+        nodes = edges[:-1, None] + (unit + 1) / 2 * np.diff(edges)[:, None]
+        values = function(nodes.ravel())
+        series = values.reshape(-1, degree + 1) @ transform
+        found = Interpolant(edges, series, float(np.abs(values).max()))
+        if found.tail <= TAIL or degree >= _HIGHEST_DEGREE:
+            return found, nodes.ravel(), values
+        degree *= 2
+
+
+def first_degree(num_rollouts: int) -> int:
+    """A degree that usually suffices on a piece of width 1 for N rollouts (measured; `interpolate` refines)."""
+    if num_rollouts <= 64:
+        return 16
+    return 24 if num_rollouts <= 1024 else 48
+
+
+@lru_cache(maxsize=32)
+def grid_and_matrix(lower: float, upper: float, degree: int) -> tuple[Array, Array]:
+    """An even grid [R] over the interval and the matrix [nodes, R] from values at the nodes to the interpolant there.
+
+    `lower`, `upper` and `degree` are those of an interpolant from `interpolate`.
+    """
+    if lower == upper:
+        return np.array([lower]), np.ones((1, 1))
+    _, transform = _unit_nodes(degree)
+    edges = _edges(lower, upper)
+    grid = np.linspace(lower, upper, max(_LEAST_GRID, int(np.ceil((upper - lower) * _GRID_PER_UNIT))) + 1)
+    piece = np.clip(np.searchsorted(edges, grid, side="right") - 1, 0, edges.size - 2)
+    unit = np.clip(2 * (grid - edges[piece]) / np.diff(edges)[piece] - 1, -1, 1)
+    matrix = np.zeros((edges.size - 1, degree + 1, grid.size))
+    matrix[piece, :, np.arange(grid.size)] = (transform @ np.cos(np.outer(np.arange(degree + 1), np.arccos(unit)))).T
+    matrix = matrix.reshape(-1, grid.size)
+    for array in (grid, matrix):
+        array.setflags(write=False)
+    return grid, matrix
+
+
+def _edges(lower: float, upper: float) -> Array:
+    """Boundaries of equal pieces no wider than `_WIDEST_PIECE`."""
+    return np.linspace(lower, upper, int(np.ceil((upper - lower) / _WIDEST_PIECE)) + 1)
+
+
+@lru_cache(maxsize=16)
+def _unit_nodes(degree: int) -> tuple[Array, Array]:
+    """Chebyshev–Gauss nodes on [−1, 1], [degree+1], and the matrix from values to coefficients."""
+    angles = (np.arange(degree + 1) + 0.5) * np.pi / (degree + 1)
+    transform = np.cos(np.outer(angles, np.arange(degree + 1))) * (2 / (degree + 1))
+    transform[:, 0] /= 2
+    return np.cos(angles), transform

@@ -1,0 +1,541 @@
+"""From a pilot to the objective to train with: `recommend`, the one entry.
+
+γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, N rollouts per prompt.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rl2ml_core.checks import Array, choice, finite_number, integer
+from rl2ml_core.errors import InvalidInput
+from rl2ml_core.objective.advantages import AdvantageTable
+from rl2ml_core.objective.baselines import baseline_shares, baseline_tables, resolve_baseline
+from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
+from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS, success_weights
+from rl2ml_core.objective.objective import Objective
+from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
+from rl2ml_core.pilot.diagnostics import Diagnostic, pilot_diagnostics, set_by_prior
+from rl2ml_core.pilot.histogram import PilotHistogram
+from rl2ml_core.pilot.prior import posterior
+from rl2ml_core.selection.calibration import LearningRate, calibrate
+from rl2ml_core.selection.chebyshev import Certificate, Interpolant, first_degree, grid_and_matrix, interpolate
+from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain
+from rl2ml_core.selection.metrics import Metric, parse_metric
+from rl2ml_core.selection.uncertainty import Interval, NearOptimal, draw, kappa_draws, near_optimal, peaks
+from rl2ml_core.version import METHOD_VERSION, __version__
+
+__all__ = ["CRITERIA", "Curve", "Recommendation", "recommend"]
+
+CRITERIA = ("rms_gain", "paper")
+STATUSES = ("interior", "at_lower_bound", "at_upper_bound", "flat", "prior_dominated", "uninformative")
+
+#: λ of Eq. 4 where none is given: the best of the four values measured (docs/decisions.md).
+DEFAULT_VARIANCE_PENALTY = 0.01
+#: A share of the criterion below which a difference does not matter.
+FLAT_LOSS = 0.01
+#: A metric with less expected headroom than this share of its range is saturated on the pilot.
+SATURATED_HEADROOM = 1e-3
+MAX_BOOTSTRAP = 100_000
+_SENSITIVITY_KAPPAS = (0.01, 0.03, 0.1, 0.3, 1.0)
+_CURVE_EVERY = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The criterion over γ relative to its maximum, with the draws' pointwise band (None without draws); each [R]."""
+
+    gamma: Array
+    relative_criterion: Array
+    lower: Array | None
+    upper: Array | None
+
+    def to_dict(self) -> dict[str, Any]:
+        band = {name: None if side is None else side.tolist() for name, side in self._band()}
+        return {"gamma": self.gamma.tolist(), "relative_criterion": self.relative_criterion.tolist(), **band}
+
+    def _band(self) -> list[tuple[str, Array | None]]:
+        return [("lower", self.lower), ("upper", self.upper)]
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """What to train with, how sure that is and how much is at stake.
+
+    γ, the objective and everything derived from them are None when `status` is "uninformative"; intervals, probability
+    and regret are None without draws.
+    """
+
+    summary: str
+    gamma: float | None
+    status: str
+    regime: str | None
+    interval: Interval | None  # for the best γ, prompts and κ uncertain
+    sampling_interval: Interval | None  # prompts alone
+    near_optimal: NearOptimal | None
+    probability_subcritical: float | None  # P(best γ < 1)
+    expected_regret: float | None  # mean share of the criterion that the shipped γ loses
+    predicted_gain_over: dict[str, float | None]  # of "rl", "maxrl" and "current", relative
+    learning_rate: LearningRate | None
+    objective: Objective | None
+    kappa_sensitivity: list[dict[str, float]]
+    curve: Curve | None
+    certificate: Certificate | None
+    diagnostics: list[Diagnostic]
+    assumptions: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: the service's answer without its id."""
+        return {
+            "method_version": METHOD_VERSION,
+            "core_version": __version__,
+            "summary": self.summary,
+            "gamma": self.gamma,
+            "status": self.status,
+            "regime": self.regime,
+            "interval": _fields(self.interval),
+            "sampling_interval": _fields(self.sampling_interval),
+            "near_optimal": _fields(self.near_optimal),
+            "probability_subcritical": self.probability_subcritical,
+            "expected_regret": self.expected_regret,
+            "predicted_gain_over": self.predicted_gain_over,
+            "learning_rate": self.learning_rate.to_dict() if self.learning_rate else None,
+            "objective": self.objective.to_dict() if self.objective else None,
+            "kappa_sensitivity": self.kappa_sensitivity,
+            "curve": self.curve.to_dict() if self.curve else None,
+            "certificate": _fields(self.certificate),
+            "diagnostics": [found.to_dict() for found in self.diagnostics],
+            "assumptions": self.assumptions,
+        }
+
+
+def recommend(
+    pilot: PilotHistogram | Population,
+    metric: Metric | str,
+    num_rollouts: int,
+    *,
+    gamma_min: float = 0.0,
+    gamma_max: float = 2.0,
+    criterion: str = "rms_gain",
+    variance_penalty: float | None = None,
+    prior: BetaPrior | str = BetaPrior(1, 1),  # noqa: B008  (frozen)
+    score_model: ScoreModel | None = None,
+    baseline: str = "bayes",
+    current: str | float | AdvantageTable = "grpo",
+    bootstrap: int = 200,
+    seed: int = 0,
+    level: float = 0.9,
+) -> Recommendation:
+    """The objective to train with: the γ that maximizes the criterion on [gamma_min, gamma_max], and its estimator.
+
+    Deterministic for a seed and independent of the order of prompts.
+
+    Args:
+        pilot: success counts; or a Population of known pass rates (point masses: no intervals).
+        metric: what you are judged on: a Metric, or "pass@8", "log:0.01", "0.5*pass@1+0.5*pass@16".
+        num_rollouts: N, rollouts per prompt in training, 1 to 65,536.
+        gamma_min, gamma_max: the range searched, within [0, 20].
+        criterion: "rms_gain", gain per root-mean-square update length; or "paper", Eq. 4 with `variance_penalty`.
+        variance_penalty: λ of Eq. 4; only with criterion "paper", 0.01 when None.
+        prior: BetaPrior(alpha, beta) on a prompt's pass rate, or "plug_in" for raw k/n.
+        score_model: ScoreModel(kappa); None uses κ = 0.1 and draws κ from [0.01, 1] for the interval.
+        baseline: a key of `BASELINES`.
+        current: the trainer in use, whose learning rate was tuned: a catalog name, a γ or an AdvantageTable.
+        bootstrap: draws for the intervals; 0 for none.
+        seed: of the draws.
+        level: probability of the intervals.
+
+    Raises:
+        InvalidInput: a value outside its range; the message says what was got and what was expected.
+    """
+    problem = _Problem.of(
+        pilot, metric, num_rollouts, gamma_min, gamma_max, criterion, variance_penalty, prior, score_model, baseline
+    )
+    bootstrap = integer(bootstrap, "bootstrap", minimum=0, maximum=MAX_BOOTSTRAP)
+    seed = integer(seed, "seed", minimum=0)
+    level = finite_number(level, "level", minimum=0.5, maximum=0.999)
+    trainer = _Trainer.of(current, problem)
+    diagnostics = pilot_diagnostics(pilot) if isinstance(pilot, PilotHistogram) else []
+    if trainer.table is None:
+        diagnostics.append(Diagnostic("current_undefined", "info", trainer.why_undefined))
+
+    reason = problem.why_uninformative()
+    if reason is None:
+        solution = _solve(problem, trainer)
+        if not solution.value > 0 and criterion == "rms_gain":
+            reason = "no prompt has both successes and failures to learn from under this prior"
+    if reason is not None:
+        return _uninformative(problem, reason, diagnostics)
+
+    status = _status(problem, solution, diagnostics)
+    objective = Objective(
+        solution.gamma, problem.baseline, problem.population, score_model, problem.num_rollouts, problem.num_rollouts
+    )
+    chosen = AdvantageTable(*(side[0] for side in problem.shipped_tables(np.array([solution.gamma]))))
+    learning_rate = calibrate(
+        None if trainer.table is None else trainer.table.rms(problem.population),
+        chosen.rms(problem.population),
+        trainer.label,
+    )
+    gains = {
+        name: None if value is None or not value > 0 else solution.value / value - 1
+        for name, value in (("rl", solution.at_zero), ("maxrl", solution.at_one), ("current", solution.at_current))
+    }
+    grid, to_grid = grid_and_matrix(problem.gamma_min, problem.gamma_max, solution.interpolant.degree)
+    values = solution.node_values @ to_grid
+    near = near_optimal(grid, values, solution.gamma, solution.value, FLAT_LOSS)
+
+    interval = sampling = band = None
+    probability = regret = None
+    if bootstrap and isinstance(pilot, PilotHistogram):
+        rng = np.random.default_rng(seed)
+        known = np.full(bootstrap, problem.scores.kappa)
+        unknown = kappa_draws(score_model, bootstrap, rng) if criterion == "rms_gain" else None
+        tables = problem.tables(np.append(solution.nodes, solution.gamma))
+        scenarios = [known] if unknown is None else [known, unknown]
+        results = draw(problem.criterion, tables, to_grid, grid, pilot.num_prompts, scenarios, bootstrap, rng)
+        sampling, interval = results[0].interval(level), results[-1].interval(level)
+        band = tuple(side[::_CURVE_EVERY] for side in results[-1].band(level))
+        regret = float(results[-1].regret.mean())
+        if problem.gamma_min < 1 < problem.gamma_max:
+            probability = float((results[-1].best < 1).mean())
+
+    return Recommendation(
+        summary=_summary(status, solution, near, gains, trainer, problem),
+        gamma=solution.gamma,
+        status=status,
+        regime=_regime(solution.gamma),
+        interval=interval,
+        sampling_interval=sampling,
+        near_optimal=near,
+        probability_subcritical=probability,
+        expected_regret=regret,
+        predicted_gain_over=gains,
+        learning_rate=learning_rate,
+        objective=objective,
+        kappa_sensitivity=_kappa_sensitivity(problem, solution, grid, to_grid),
+        curve=Curve(grid[::_CURVE_EVERY], (values / (solution.value or 1))[::_CURVE_EVERY], *(band or (None, None))),
+        certificate=Certificate(
+            solution.interpolant.degree, solution.interpolant.tail, tuple(solution.stationary.tolist())
+        ),
+        diagnostics=diagnostics,
+        assumptions=problem.assumptions(pilot, criterion, variance_penalty, score_model),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """A validated question: what is known, what is judged, what may be chosen."""
+
+    pilot: PilotHistogram | None
+    population: Population
+    metric: Metric
+    num_rollouts: int
+    gamma_min: float
+    gamma_max: float
+    baseline: str
+    shares: Array | None  # e(m) of the shipped baseline
+    scores: ScoreModel
+    criterion: Criterion
+    criterion_baseline: str  # of the estimator that the criterion values
+
+    @classmethod
+    def of(
+        cls,
+        pilot: PilotHistogram | Population,
+        metric: Metric | str,
+        num_rollouts: int,
+        gamma_min: float,
+        gamma_max: float,
+        criterion: str,
+        variance_penalty: float | None,
+        prior: BetaPrior | str,
+        score_model: ScoreModel | None,
+        baseline: str,
+    ) -> "_Problem":
+        if not isinstance(pilot, (PilotHistogram, Population)):
+            raise InvalidInput(
+                "pilot must be a PilotHistogram (see from_counts, read_pilot) or a Population; "
+                f"got {type(pilot).__name__}",
+                field="pilot",
+            )
+        judged = parse_metric(metric)
+        n = integer(num_rollouts, "num_rollouts", minimum=1, maximum=MAX_ROLLOUTS)
+        low = finite_number(gamma_min, "gamma_min", minimum=0, maximum=MAX_GAMMA)
+        high = finite_number(gamma_max, "gamma_max", minimum=0, maximum=MAX_GAMMA)
+        if low > high:
+            raise InvalidInput(f"gamma_min must not exceed gamma_max; got {low:g} > {high:g}", field="gamma_min")
+        choice(criterion, "criterion", CRITERIA)
+        penalty = DEFAULT_VARIANCE_PENALTY
+        if variance_penalty is not None:
+            if criterion != "paper":
+                raise InvalidInput(
+                    "variance_penalty belongs to criterion 'paper'; 'rms_gain' needs none", field="variance_penalty"
+                )
+            penalty = finite_number(variance_penalty, "variance_penalty", minimum=0, maximum=1e6)
+        population = pilot if isinstance(pilot, Population) else posterior(pilot, prior)
+        if score_model is not None and not isinstance(score_model, ScoreModel):
+            raise InvalidInput(f"score_model must be a ScoreModel; got {score_model!r:.60}", field="score_model")
+        if criterion == "paper":
+            scores = score_model or ScoreModel.paper()
+            valued: Criterion = Paper(population, judged, n, scores, penalty)
+        else:
+            scores = score_model or ScoreModel()
+            if scores.name == "paper":
+                raise InvalidInput(
+                    "criterion 'rms_gain' takes ScoreModel(kappa=…); ScoreModel.paper() serves criterion 'paper'",
+                    field="score_model",
+                )
+            valued = RmsGain(population, judged, n)
+        name = resolve_baseline(baseline, population)
+        return cls(
+            pilot=pilot if isinstance(pilot, PilotHistogram) else None,
+            population=population,
+            metric=judged,
+            num_rollouts=n,
+            gamma_min=low,
+            gamma_max=high,
+            baseline=name,
+            shares=baseline_shares(name, n, population),
+            scores=scores,
+            criterion=valued,
+            # Eq. 3 is the variance of the direct estimator.
+            criterion_baseline="none" if criterion == "paper" else name,
+        )
+
+    def tables(self, gamma: Array) -> tuple[Array, Array]:
+        """The tables that the criterion values, [G, N+1] each."""
+        shares = self.shares if self.criterion_baseline == self.baseline else np.zeros(self.num_rollouts)
+        return baseline_tables(self.criterion_baseline, success_weights(gamma, self.num_rollouts), shares)
+
+    def shipped_tables(self, gamma: Array) -> tuple[Array, Array]:
+        """The tables that training uses, [G, N+1] each."""
+        return baseline_tables(self.baseline, success_weights(gamma, self.num_rollouts), self.shares)
+
+    def evaluate(self, gamma: Array) -> Array:
+        """The criterion, [G] → [G]."""
+        return self.value_of(*self.tables(gamma))
+
+    def value_of(self, success: Array, failure: Array) -> Array:
+        """The criterion of any tables, [G, N+1] each → [G]."""
+        return self.criterion.combine(self.criterion.totals(success, failure), self.scores.kappa)
+
+    def why_uninformative(self) -> str | None:
+        """Why no γ can be told from this pilot, or None."""
+        occupied = self.population.weights > 0
+        if not self.population.successes[occupied].any():
+            return "the pilot has no success at all; make the prompts easier, or sample far more rollouts"
+        if not self.population.failures[occupied].any():
+            return "the pilot has no failure at all: there is nothing left to learn from these prompts"
+        weights = self.population.weights
+        headroom = float(weights @ self.metric.headroom(self.population) / weights.sum())
+        if headroom < SATURATED_HEADROOM:
+            return f"{self.metric.name} is saturated on this pilot: {1 - headroom:.2%} of its range is reached already"
+        return None
+
+    def assumptions(
+        self,
+        pilot: PilotHistogram | Population,
+        criterion: str,
+        variance_penalty: float | None,
+        score_model: ScoreModel | None,
+    ) -> list[str]:
+        """What the answer rests on, as stable codes."""
+        stated = ["pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot"]
+        if isinstance(pilot, Population):
+            stated.append("pass_rates_are_exact")
+        if criterion == "paper":
+            stated += ["paper_score_proxies"] * (score_model is None)
+            stated += ["default_variance_penalty"] * (variance_penalty is None)
+        elif score_model is None:
+            stated.append("default_kappa")
+        return stated
+
+
+@dataclass(frozen=True, eq=False)
+class _Trainer:
+    """The trainer in use."""
+
+    label: str  # as the answer names it
+    spoken: str  # as a sentence names it
+    table: AdvantageTable | None
+    why_undefined: str = ""
+
+    @classmethod
+    def of(cls, current: str | float | AdvantageTable, problem: _Problem) -> "_Trainer":
+        n = problem.num_rollouts
+        if isinstance(current, AdvantageTable):
+            if current.num_rollouts != n:
+                raise InvalidInput(
+                    f"current is a table for {current.num_rollouts} rollouts per prompt; expected {n}", field="current"
+                )
+            return cls("table", "your table", current)
+        if not isinstance(current, str):
+            gamma = finite_number(current, "current", minimum=0, maximum=MAX_GAMMA)
+            success, failure = problem.shipped_tables(np.array([gamma]))
+            return cls(f"gamma={gamma:g}", f"your γ={gamma:g}", AdvantageTable(success[0], failure[0]))
+        name = choice(current, "current", KNOWN_TRAINERS)
+        spoken = f"your {_SPOKEN.get(name, name.upper())}"
+        if n < KNOWN_TRAINERS[name].least_rollouts:
+            return cls(
+                name, spoken, None, f"{name} has no gradient with {n} rollout per prompt, so nothing to compare."
+            )
+        return cls(name, spoken, known_table(name, n))
+
+
+_SPOKEN = {"dr_grpo": "Dr. GRPO", "maxrl": "MaxRL", "maxrl_centered": "MaxRL"}
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """The certified maximum and the values that it is compared with."""
+
+    gamma: float
+    value: float
+    stationary: Array
+    interpolant: Interpolant
+    nodes: Array
+    node_values: Array
+    at_zero: float
+    at_one: float
+    at_current: float | None
+
+
+def _solve(problem: _Problem, trainer: _Trainer) -> _Solution:
+    found, nodes, values = interpolate(
+        problem.evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts)
+    )
+    stationary = found.stationary_points()
+    # Exact values at every candidate, with what the answer is compared to, in one evaluation.
+    gammas = np.concatenate([[problem.gamma_min, problem.gamma_max], stationary, [0.0, 1.0]])
+    tables = problem.tables(gammas)
+    if trainer.table is not None:
+        tables = (np.vstack([tables[0], trainer.table.success]), np.vstack([tables[1], trainer.table.failure]))
+    exact = problem.value_of(*tables)
+    candidates = stationary.size + 2
+    best = int(np.argmax(exact[:candidates]))
+    return _Solution(
+        gamma=float(gammas[best]),
+        value=float(exact[best]),
+        stationary=stationary,
+        interpolant=found,
+        nodes=nodes,
+        node_values=values,
+        at_zero=float(exact[candidates]),
+        at_one=float(exact[candidates + 1]),
+        at_current=None if trainer.table is None else float(exact[-1]),
+    )
+
+
+def _status(problem: _Problem, solution: _Solution, diagnostics: list[Diagnostic]) -> str:
+    """The status, with the diagnostic that explains it."""
+    floor = solution.value - FLAT_LOSS * abs(solution.value)
+    if problem.num_rollouts == 1:
+        diagnostics.append(Diagnostic("single_rollout", "info", "With one rollout per prompt every γ is plain RL."))
+        return "flat"
+    if problem.pilot is not None and problem.population.prior is not None:
+        why = set_by_prior(problem.pilot)
+        if why is not None:
+            detail = f"The prior shapes this answer: {why}."
+            diagnostics.append(Diagnostic("prior_dominated", "warning", detail))
+            return "prior_dominated"
+    if solution.at_zero >= floor and solution.at_one >= floor:
+        detail = "γ = 0 and γ = 1 are each within 1 % of the best: keep what you have."
+        diagnostics.append(Diagnostic("flat", "info", detail))
+        return "flat"
+    for side, gamma in (("lower", problem.gamma_min), ("upper", problem.gamma_max)):
+        if solution.gamma == gamma:
+            scale = abs(solution.value) or 1
+            slope = solution.interpolant.slope(gamma) / scale
+            loss = (solution.value - solution.at_one) / scale
+            detail = (
+                f"The best γ is the {side} bound {gamma:g}; the criterion changes by {slope:+.1%} per unit of γ there, "
+                f"and staying at γ = 1 would lose {loss:.1%}."
+            )
+            diagnostics.append(Diagnostic(f"at_{side}_bound", "info", detail))
+            return f"at_{side}_bound"
+    return "interior"
+
+
+def _regime(gamma: float) -> str:
+    if gamma == 0:
+        return "rl"
+    if gamma == 1:
+        return "maxrl_boundary"
+    return "subcritical" if gamma < 1 else "supercritical"
+
+
+def _kappa_sensitivity(problem: _Problem, solution: _Solution, grid: Array, to_grid: Array) -> list[dict[str, float]]:
+    """The best γ were κ another, and what the shipped γ would lose then."""
+    if not isinstance(problem.criterion, RmsGain):
+        return []
+    kappas = np.array(_SENSITIVITY_KAPPAS)
+    terms = problem.criterion.totals(*problem.tables(np.append(solution.nodes, solution.gamma)))
+    values = problem.criterion.combine(terms[:, None], kappas[:, None])
+    best, height = peaks(values[:, :-1] @ to_grid, grid)
+    regret = np.clip(1 - values[:, -1] / np.where(height > 0, height, 1), 0, None)
+    return [
+        {"kappa": float(k), "gamma": float(g), "regret": float(r)} for k, g, r in zip(kappas, best, regret, strict=True)
+    ]
+
+
+def _uninformative(problem: _Problem, reason: str, diagnostics: list[Diagnostic]) -> Recommendation:
+    diagnostics.append(Diagnostic("uninformative", "error", f"{reason[0].upper()}{reason[1:]}."))
+    return Recommendation(
+        summary=f"No recommendation: {reason}.",
+        gamma=None,
+        status="uninformative",
+        regime=None,
+        interval=None,
+        sampling_interval=None,
+        near_optimal=None,
+        probability_subcritical=None,
+        expected_regret=None,
+        predicted_gain_over={"rl": None, "maxrl": None, "current": None},
+        learning_rate=None,
+        objective=None,
+        kappa_sensitivity=[],
+        curve=None,
+        certificate=None,
+        diagnostics=diagnostics,
+        assumptions=["pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot"],
+    )
+
+
+def _summary(
+    status: str,
+    solution: _Solution,
+    near: NearOptimal,
+    gains: dict[str, float | None],
+    trainer: _Trainer,
+    problem: _Problem,
+) -> str:
+    spoken = [
+        f"{_percent(gains[name])} over {label}"
+        for name, label in (("current", trainer.spoken), ("rl", "γ=0"), ("maxrl", "γ=1"))
+        if gains[name] is not None
+    ]
+    gain = f" Predicted gain per step: {', '.join(spoken)}." if spoken else ""
+    if problem.num_rollouts == 1:
+        return "With one rollout per prompt every γ is plain RL: nothing to choose." + gain
+    span = f"{near.lower:.2g}–{near.upper:.2g}"
+    if status == "flat":
+        return (
+            f"γ hardly matters here: γ=0 and γ=1 are each within 1 % of the best γ = {solution.gamma:.2f} "
+            f"(near-optimal {span}). Keep the γ you have." + gain
+        )
+    caution = " The pilot says little: the prior shapes this answer." if status == "prior_dominated" else ""
+    return f"Train with γ = {solution.gamma:.2f} (near-optimal {span}).{caution}{gain}"
+
+
+def _percent(share: float | None) -> str:
+    percent = 100 * (share or 0.0)
+    digits = 0 if abs(percent) >= 1 else 1
+    return f"{percent:+.{digits}f} %" if abs(percent) >= 0.05 else "+0 %"
+
+
+def _fields(value: Interval | NearOptimal | Certificate | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    return {name: list(x) if isinstance(x, tuple) else x for name, x in vars(value).items()}

@@ -1,0 +1,157 @@
+"""How sure the answer is: Bayesian bootstrap over prompts, together with what is not known about κ.
+
+Every draw reweighs the prompts (Dirichlet, aggregated to cells) and, where κ is not known, draws κ; the advantage table
+that ships is fixed. Sampling noise alone is reported apart: with κ fixed it is far too narrow. Shapes: D draws, C cells,
+Q interpolation nodes, R grid points.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rl2ml_core.checks import Array
+from rl2ml_core.objective.population import ScoreModel
+from rl2ml_core.selection.criteria import Criterion
+
+__all__ = ["DEFAULT_KAPPA_RANGE", "Draws", "Interval", "NearOptimal", "draw", "kappa_draws", "near_optimal", "peaks"]
+
+#: Where κ is defaulted it is drawn log-uniformly from here: the range met between noisy and clean score models.
+DEFAULT_KAPPA_RANGE = (0.01, 1.0)
+
+_WEIGHTS_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A central interval of probability `level` for the best γ."""
+
+    level: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class NearOptimal:
+    """The γ around the best one whose criterion is within a share `loss` of it: how precise one must be."""
+
+    loss: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """What the draws say of the best γ, of the shipped one, and of the curve."""
+
+    best: Array  # argmax of each draw, [D]
+    regret: Array  # share of the criterion that the shipped γ loses, [D]
+    relative: Array  # each draw's criterion over its own maximum, [D, R]
+
+    def interval(self, level: float) -> Interval:
+        lower, upper = np.quantile(self.best, [(1 - level) / 2, (1 + level) / 2])
+        return Interval(level, float(lower), float(upper))
+
+    def band(self, level: float) -> tuple[Array, Array]:
+        """Pointwise central band of the relative criterion: two arrays [R]."""
+        ordered = np.sort(self.relative, axis=0)
+        last = len(ordered) - 1
+        return ordered[round(last * (1 - level) / 2)], ordered[round(last * (1 + level) / 2)]
+
+
+def draw(
+    criterion: Criterion,
+    tables: tuple[Array, Array],
+    to_grid: Array,
+    grid: Array,
+    num_prompts: Array,
+    kappas: list[Array],
+    num_draws: int,
+    rng: np.random.Generator,
+) -> list[Draws]:
+    """Bootstrap draws under each of several κ scenarios, on the same prompt weights.
+
+    Args:
+        criterion: the criterion of the point estimate.
+        tables: success and failure [Q+1, N+1] at the interpolation nodes and, last, at the shipped γ.
+        to_grid: interpolation matrix, [Q, R].
+        grid: γ, [R].
+        num_prompts: prompts by cell, [C]: the Dirichlet's counts.
+        kappas: κ of every draw, one array [D] per scenario.
+        num_draws: D.
+        rng: the source of randomness; draws depend on it and on the cells alone.
+    """
+    per_cell = criterion.per_cell(*tables)
+    values: list[list[Array]] = [[] for _ in kappas]
+    rows = max(1, _WEIGHTS_AT_ONCE // num_prompts.size)
+    for start in range(0, num_draws, rows):
+        block = slice(start, min(start + rows, num_draws))
+        # A sum of Dirichlet(1, …, 1) weights over the prompts of a cell is a gamma variable with that many prompts.
+        weights = rng.standard_gamma(num_prompts, size=(block.stop - block.start, num_prompts.size))
+        weights /= weights.sum(axis=1, keepdims=True)
+        terms = weights @ per_cell
+        for scenario, kappa in zip(values, kappas, strict=True):
+            scenario.append(criterion.combine(terms, kappa[block, None]))
+    return [_summarize(np.concatenate(scenario), to_grid, grid) for scenario in values]
+
+
+def kappa_draws(score_model: ScoreModel | None, num_draws: int, rng: np.random.Generator) -> Array | None:
+    """κ of every draw, [D]: log-uniform where only defaulted, log-normal by its spread; None where it is known."""
+    # Stratified: one draw from every D-th of the distribution, so that few draws cover it.
+    uniform = (rng.permutation(num_draws) + rng.random(num_draws)) / num_draws
+    if score_model is None:
+        low, high = np.log(DEFAULT_KAPPA_RANGE)
+        return np.asarray(np.exp(low + (high - low) * uniform))
+    if not score_model.kappa_spread:
+        return None
+    from scipy.special import ndtri
+
+    return np.asarray(np.minimum(score_model.kappa * np.exp(score_model.kappa_spread * ndtri(uniform)), 1.0))
+
+
+def near_optimal(grid: Array, values: Array, gamma: float, value: float, loss: float = 0.01) -> NearOptimal:
+    """The run of γ around `gamma` with values of at least (1 − loss) times `value`; ends by linear interpolation."""
+    floor = value - loss * abs(value)
+    left = int(np.searchsorted(grid, gamma, side="right")) - 1
+    right = min(left + 1, grid.size - 1)
+    while left >= 0 and values[left] >= floor:
+        left -= 1
+    while right < grid.size and values[right] >= floor:
+        right += 1
+    lower = grid[0] if left < 0 else _crossing(left, left + 1, grid, values, floor, gamma, value)
+    upper = grid[-1] if right >= grid.size else _crossing(right, right - 1, grid, values, floor, gamma, value)
+    return NearOptimal(loss, float(min(lower, gamma)), float(max(upper, gamma)))
+
+
+def _crossing(outside: int, inside: int, grid: Array, values: Array, floor: float, gamma: float, value: float) -> float:
+    """Where the curve crosses the floor between a point below it and the next one above it (or γ itself)."""
+    x, y = (grid[inside], values[inside]) if values[inside] >= floor else (gamma, value)
+    if y == values[outside]:
+        return float(x)
+    return float(x + (grid[outside] - x) * (y - floor) / (y - values[outside]))
+
+
+def peaks(values: Array, grid: Array) -> tuple[Array, Array]:
+    """Position and height of the maximum of each row [D, R], refined by the parabola through its neighbors: [D], [D]."""
+    rows = np.arange(len(values))
+    top = np.argmax(values, axis=1)
+    highest = values[rows, top]
+    if grid.size < 3:
+        return grid[top], highest
+    center = np.clip(top, 1, grid.size - 2)
+    before, middle, after = (values[rows, center + i] for i in (-1, 0, 1))
+    curvature = before - 2 * middle + after
+    bent = curvature < 0
+    offset = np.where(bent, (before - after) / (2 * np.where(bent, curvature, -1)), 0)
+    refine = bent & (np.abs(offset) < 1)
+    step = grid[1] - grid[0]
+    position = np.where(refine, grid[center] + offset * step, grid[top])
+    height = np.where(refine, middle - (before - after) * offset / 4, highest)
+    return position, np.maximum(height, highest)
+
+
+def _summarize(values: Array, to_grid: Array, grid: Array) -> Draws:
+    curves = values[:, :-1] @ to_grid
+    best, height = peaks(curves, grid)
+    scale = np.where(height > 0, height, 1)
+    regret = np.clip((height - values[:, -1]) / scale, 0, None)
+    return Draws(best, regret, curves / scale[:, None])
