@@ -52,8 +52,11 @@ def finite_array(values: npt.ArrayLike, field: str, *, minimum: float = -np.inf,
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise InvalidInput(f"{field} must be numbers in a regular array; got {_show(values)}", field=field) from None
-    wrong = ~((array >= minimum) & (array <= maximum) & np.isfinite(array))
-    if wrong.any():
+    # Two reductions in the usual case; NaN fails both comparisons.
+    largest = np.finfo(np.float64).max
+    low, high = max(minimum, -largest), min(maximum, largest)
+    if array.size and not (low <= array.min() and array.max() <= high):
+        wrong = ~((array >= low) & (array <= high))
         where = np.unravel_index(int(np.argmax(wrong)), array.shape)
         at = f" at index {', '.join(str(int(i)) for i in where)}" if array.ndim else ""
         raise InvalidInput(

@@ -14,7 +14,7 @@ from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.family import MAX_ROLLOUTS
 from rl2ml_core.objective.population import HasPopulation, Population, ScoreGeometry, as_population
 
-__all__ = ["AdvantageTable", "gradient_moments", "score_lengths"]
+__all__ = ["AdvantageTable", "advantage_rms", "gradient_moments", "score_lengths"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class AdvantageTable:
     @property
     def contrasts(self) -> Array:
         """s_{m+1} − t_m for m = 0..N−1 successes among the other rollouts, [N]: all that the mean gradient sees."""
-        return self.success[1:] - self.failure[:-1]
+        return np.asarray(self.success[1:] - self.failure[:-1])
 
     def weight(self, pass_rate: npt.ArrayLike) -> Array:
         """Effective weight w(p), with E ĝ = w(p) ∇p exactly: Σ_m (s_{m+1} − t_m) B_m(p). [...] → [...]. E6."""
@@ -88,13 +88,7 @@ class AdvantageTable:
 
     def rms(self, population: "Population | HasPopulation") -> float:
         """Root mean square of the advantages over rollouts of a population: what a loss's learning rate feels."""
-        people = as_population(population)
-        total = 0.0
-        for _, block in people.blocks(self.num_rollouts):
-            moments = block.bernstein(self.num_rollouts - 1)
-            squares = moments(1, 0) @ self.success[1:] ** 2 + moments(0, 1) @ self.failure[:-1] ** 2
-            total += float(block.weights @ squares)
-        return float(np.sqrt(total / people.weights.sum()))
+        return float(advantage_rms(as_population(population), self.success[None], self.failure[None])[0])
 
     def advantages(self, rewards: npt.ArrayLike) -> Array:
         """Advantages of rewards [..., N] of 0 and 1; the last axis is a group.
@@ -124,6 +118,17 @@ class AdvantageTable:
             mean, second = gradient_moments(law, geometry[:, where], self.success[None], self.failure[None])
             value[where] = (second - mean**2 if centered else second)[:, 0]
         return value.reshape(p.shape)
+
+
+def advantage_rms(population: Population, success: Array, failure: Array) -> Array:
+    """`AdvantageTable.rms` of G tables [G, N+1] at once: [G]."""
+    num_rollouts = success.shape[1] - 1
+    squares = np.zeros(success.shape[0])
+    for _, block in population.blocks(num_rollouts):
+        moments = block.bernstein(num_rollouts - 1)
+        squares += (block.weights @ moments(1, 0)) @ (success[:, 1:] ** 2).T
+        squares += (block.weights @ moments(0, 1)) @ (failure[:, :-1] ** 2).T
+    return np.asarray(np.sqrt(squares / population.weights.sum()))
 
 
 def score_lengths(scores: ScoreGeometry, pass_rate: Array) -> Array:

@@ -47,7 +47,7 @@ def rl2ml_table(
     name = resolve_baseline(baseline, population)
     weights = success_weights(gamma, num_rollouts, order)
     people = None if population is None else as_population(population)
-    success, failure = baseline_tables(name, weights[None], baseline_shares(name, num_rollouts, people))
+    success, failure = baseline_tables(weights[None], baseline_shares(name, num_rollouts, people))
     return AdvantageTable(success[0], failure[0])
 
 
@@ -73,7 +73,7 @@ def baseline_shares(name: str, num_rollouts: int, population: Population | None)
     return None
 
 
-def baseline_tables(name: str, weights: Array, shares: Array | None) -> tuple[Array, Array]:
+def baseline_tables(weights: Array, shares: Array | None) -> tuple[Array, Array]:
     """Tables s_K, t_K, K = 0..N, of G objectives with success weights [G, N]: two arrays [G, N+1]."""
     baseline = np.ones_like(weights) if shares is None else weights * shares
     success = np.zeros((weights.shape[0], weights.shape[1] + 1))
@@ -94,4 +94,4 @@ def expected_pass_rate(population: Population, num_others: int) -> Array:
             log_means = np.log(block.posterior_means(num_others)[occupied])
         evidence = np.logaddexp(evidence, np.logaddexp.reduce(logs, axis=0))
         successes = np.logaddexp(successes, np.logaddexp.reduce(logs + log_means, axis=0))
-    return np.minimum(np.exp(successes - evidence), 1.0)
+    return np.asarray(np.minimum(np.exp(successes - evidence), 1.0))

@@ -18,7 +18,7 @@ __all__ = ["KNOWN_TRAINERS", "KnownTrainer", "known_table"]
 
 @dataclass(frozen=True)
 class KnownTrainer:
-    """A trainer's advantages: (K = 0..N [N+1], N) → success [N+1], failure [N+1]; values where K has none are ignored."""
+    """A trainer's advantages: (K = 0..N [N+1], N) → success, failure [N+1]; entries without a rollout are ignored."""
 
     title: str
     source: str

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,8 +30,8 @@ class Objective:
         baseline: "none", "score", "leave_one_out" or "bayes"; "bayes" when a population is given, else "leave_one_out".
         population: a PilotHistogram or Population; kept as a Population.
         score_model: the score model that the choice assumed; None means the default.
-        order: M, the truncation order. Groups smaller than M use their own size; larger ones keep the objective J_{γ,M}.
-            None: every group uses its own size.
+        order: M, the truncation order. Groups smaller than M use their own size, larger ones keep the objective
+            J_{γ,M}. None: every group uses its own size.
         num_rollouts: N it was chosen for; the table that `save` writes out.
 
     Raises:
@@ -56,10 +56,13 @@ class Objective:
                 object.__setattr__(self, name, integer(value, name, minimum=1, maximum=MAX_ROLLOUTS))
 
     def table(self, num_rollouts: int) -> AdvantageTable:
-        """The advantages for a group of `num_rollouts`, for whatever N a group turns out to have."""
-        return rl2ml_table(
-            self.gamma, num_rollouts, self.baseline, self.population, self.score_model, self._order(num_rollouts)
-        )
+        """The advantages for a group of `num_rollouts`, for whatever N a group turns out to have. Kept by N."""
+        kept = self._tables()
+        if num_rollouts not in kept:
+            kept[num_rollouts] = rl2ml_table(
+                self.gamma, num_rollouts, self.baseline, self.population, self.score_model, self._order(num_rollouts)
+            )
+        return kept[num_rollouts]
 
     def update_scales(self, num_rollouts: int) -> Array:
         """α_K, K = 1..N, [N]."""
@@ -141,9 +144,14 @@ class Objective:
         except InvalidInput as error:
             raise InvalidInput(f"{path}: {error}", field=error.field) from None
 
-    def with_gamma(self, gamma: float) -> "Objective":
-        """The same estimator for another γ."""
-        return replace(self, gamma=gamma)
+    def _with_table(self, table: AdvantageTable) -> Self:
+        """Itself, sparing the computation of a table that the caller has computed from the same parts."""
+        self._tables()[table.num_rollouts] = table
+        return self
+
+    def _tables(self) -> dict[int, AdvantageTable]:
+        kept: dict[int, AdvantageTable] = self.__dict__.setdefault("_kept_tables", {})
+        return kept
 
     def _order(self, num_rollouts: int) -> int | None:
         return None if self.order is None else min(self.order, num_rollouts)

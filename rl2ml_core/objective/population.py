@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import betaln
 
 from rl2ml_core.checks import Array, finite_array, finite_number
 from rl2ml_core.errors import InvalidInput
@@ -29,6 +30,7 @@ __all__ = [
 DEFAULT_KAPPA = 0.1
 
 _VALUES_PER_BLOCK = 1 << 18
+_PLAIN_SUMS = 64  # steps that a plain sum takes without loss
 _SMALLEST = 5e-324  # stands in for a probability of exactly zero, so that logarithms stay finite
 
 
@@ -81,6 +83,13 @@ class Population:
             raise InvalidInput("a point mass needs a pass rate: successes + failures must be positive without a prior")
 
     @classmethod
+    def _trusted(cls, successes: Array, failures: Array, weights: Array, prior: BetaPrior | None) -> Self:
+        """From parts of a valid population: no second check."""
+        population = object.__new__(cls)
+        vars(population).update(successes=successes, failures=failures, weights=weights, prior=prior)
+        return population
+
+    @classmethod
     def from_pass_rates(cls, pass_rates: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Self:
         """Point masses at known pass rates [C], each of weight 1 unless `weights` [C] says otherwise."""
         p = np.atleast_1d(finite_array(pass_rates, "pass_rates", minimum=0, maximum=1))
@@ -103,7 +112,7 @@ class Population:
 
     def at_means(self) -> "Population":
         """The same cells as point masses at their means: the paper's plug-in p̂ (App. B.3)."""
-        return Population(self.shape_success, self.shape_failure, self.weights, prior=None)
+        return self._trusted(self.shape_success, self.shape_failure, self.weights, None)
 
     def blocks(self, width: int) -> "Iterator[tuple[slice, Population]]":
         """Runs of cells small enough that arrays [cells, width] stay within a few megabytes."""
@@ -113,18 +122,17 @@ class Population:
             return
         for start in range(0, self.weights.size, rows):
             block = slice(start, start + rows)
-            if self.weights[block].any():  # a run without weight has nothing to add and would not validate
-                yield (
-                    block,
-                    Population(self.successes[block], self.failures[block], self.weights[block], prior=self.prior),
-                )
+            yield block, self._trusted(self.successes[block], self.failures[block], self.weights[block], self.prior)
 
     def log_bernstein(self, degree: int) -> Array:
         """log E[B_m(p)] for m = 0..degree per cell, [C, degree+1]: a (beta-)binomial law, kept in logs.
 
-        Built from the ratios of neighbouring terms by a compensated sum and normalised (the terms of a law add to one),
-        so that neither factorials nor underflow limit its accuracy.
+        Built from the ratios of neighboring terms and normalized (the terms of a law add to one), so that neither
+        factorials nor underflow limit its accuracy. The last one is kept: baseline, criterion and calibration share it.
         """
+        kept: tuple[int, Array] | None = getattr(self, "_last_law", None)
+        if kept is not None and kept[0] == degree:
+            return kept[1]
         m = np.arange(degree)
         ratios = (degree - m) / (m + 1)
         if self.prior is None:
@@ -132,11 +140,11 @@ class Population:
             steps = np.log(ratios) + (np.log(p) - np.log(q))[:, None]
         else:
             a, b = self.shape_success[:, None], self.shape_failure[:, None]
-            steps = np.log(ratios * (a + m) / (b + degree - 1 - m))
-        logs = np.zeros((self.weights.size, degree + 1))
-        logs[:, 1:] = _centered_cumulative_sum(steps, logs)
-        logs -= logs.max(axis=1, keepdims=True)
+            steps = np.log(ratios * (a + m) / (b + (degree - 1) - m))
+        logs = _centered_cumulative_sum(steps)
         logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+        logs.setflags(write=False)
+        object.__setattr__(self, "_last_law", (degree, logs))
         return logs
 
     def bernstein(self, degree: int) -> "BernsteinMoments":
@@ -162,11 +170,9 @@ class Population:
         if self.prior is None:
             p, q = np.maximum(self.pass_rates, _SMALLEST), np.maximum(self._failure_rates, _SMALLEST)
             return i * np.log(p) + j * np.log(q), self
-        from scipy.special import betaln
-
         a, b = self.shape_success, self.shape_failure
         logs: Array = betaln(a + i, b + j) - betaln(a, b)
-        return logs, Population(self.successes + i, self.failures + j, self.weights, prior=self.prior)
+        return logs, self._trusted(self.successes + i, self.failures + j, self.weights, self.prior)
 
     @property
     def _failure_rates(self) -> Array:
@@ -191,23 +197,22 @@ class BernsteinMoments:
         return value
 
 
-def _centered_cumulative_sum(steps: Array, logs: Array) -> Array:
-    """Cumulative sums along the last axis less their largest (0 included), with the rounding errors put back.
-
-    At degree 65,536 partial sums reach 45,000 and plain sums would lose 1e-11 between neighbours near the peak.
-    """
-    high = np.cumsum(steps, axis=1)
-    if steps.shape[1] < 2:
-        return high
-    previous = np.zeros_like(high)
-    previous[:, 1:] = high[:, :-1]
-    added = high - previous
-    low = np.cumsum((previous - (high - added)) + (steps - added), axis=1)  # Knuth's two-sum, term by term
-    peak = np.argmax(high, axis=1)[:, None]
-    center = np.maximum(np.take_along_axis(high, peak, 1), 0)
-    center_low = np.where(center > 0, np.take_along_axis(low, peak, 1), 0)
-    logs[:, :1] = -center - center_low
-    centered: Array = (high - center) + (low - center_low)
+def _centered_cumulative_sum(steps: Array) -> Array:
+    """Sums of the first 0, 1, … steps along the last axis, less their largest."""
+    rows, length = steps.shape
+    sums = np.zeros((rows, length + 1))
+    np.cumsum(steps, axis=1, out=sums[:, 1:])
+    if length <= _PLAIN_SUMS:
+        sums -= sums.max(axis=1, keepdims=True)
+        return sums
+    # At degree 65,536 partial sums reach 45,000 and lose 1e-11 between neighbors near the peak. Knuth's two-sum gives
+    # the rounding error of every addition exactly; they are put back after the large parts have canceled.
+    before = sums[:, :-1]
+    added = sums[:, 1:] - before
+    errors = np.zeros_like(sums)
+    np.cumsum((before - (sums[:, 1:] - added)) + (steps - added), axis=1, out=errors[:, 1:])
+    peak = np.argmax(sums, axis=1)[:, None]
+    centered: Array = (sums - np.take_along_axis(sums, peak, 1)) + (errors - np.take_along_axis(errors, peak, 1))
     return centered
 
 

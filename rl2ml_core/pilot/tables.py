@@ -51,14 +51,14 @@ def read_pilot(path: str | Path, format: str | None = None) -> PilotHistogram:  
     """
     name = "standard input" if str(path) == "-" else str(path)
     try:
-        return _histogram(_batches(path, format, name))
+        return _histogram(_batches(path, format))
     except InvalidInput as error:
         raise InvalidTable(f"{name}: {error}", field=error.field) from None
     except UnicodeDecodeError:
         raise InvalidTable(f"{name}: not UTF-8 text; expected csv, tsv or jsonl (parquet ends in .parquet)") from None
 
 
-def _batches(path: str | Path, format: str | None, name: str) -> Iterator[_Batch]:  # noqa: A002
+def _batches(path: str | Path, format: str | None) -> Iterator[_Batch]:  # noqa: A002
     if str(path) == "-":
         yield from _text_batches(sys.stdin, format)
         return
@@ -180,8 +180,8 @@ def _histogram(batches: Iterator[_Batch]) -> PilotHistogram:
         for offset, prompt in enumerate(columns.get("prompt_id", ())):
             if prompt in seen:
                 raise InvalidTable(
-                    f"prompt_id {prompt!r:.60} appears twice (again in row {start + offset}); a table of counts has one "
-                    "row per prompt"
+                    f"prompt_id {prompt!r:.60} appears twice (again in row {start + offset}); "
+                    "a table of counts has one row per prompt"
                 )
             seen.add(prompt)
         k, n = (_numbers(columns[name], name, start) for name in _COUNTS)

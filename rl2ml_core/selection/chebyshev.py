@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from rl2ml_core.checks import Array
 
@@ -61,36 +62,64 @@ class Interpolant:
 
     def stationary_points(self) -> Array:
         """Every root of the derivative strictly inside the interval, sorted."""
-        from numpy.polynomial import chebyshev
-
         found = [np.empty(0)]
-        for left, right, series in zip(self.edges[:-1], self.edges[1:], self.coefficients, strict=True):
+        derivatives = self._derivatives()
+        # |d_0| > Σ|d_i| leaves the derivative no root on the piece; most pieces end here.
+        magnitudes = np.abs(derivatives)
+        for piece in np.flatnonzero(2 * magnitudes[:, 0] <= magnitudes.sum(axis=1) * (1 + 1e-9)):
+            left, right = self.edges[piece : piece + 2]
             # Coefficients below rounding would only add spurious roots and time.
-            significant = np.flatnonzero(np.abs(series) > _ROUNDING * self.scale)
-            if significant.size == 0 or significant[-1] < 2:
-                continue  # constant or linear: no stationary point, or nothing but such
-            roots = chebyshev.chebroots(chebyshev.chebder(series[: significant[-1] + 1]))
-            real = roots.real[(np.abs(roots.imag) < 1e-6) & (np.abs(roots.real) <= 1 + 1e-6)]
-            found.append(left + (np.clip(real, -1, 1) + 1) / 2 * (right - left))
+            significant = np.flatnonzero(np.abs(self.coefficients[piece]) > _ROUNDING * self.scale)
+            if significant.size and significant[-1] >= 2:  # else constant or linear
+                roots = _roots(derivatives[piece, : significant[-1]])
+                real = roots.real[(np.abs(roots.imag) < 1e-6) & (np.abs(roots.real) <= 1 + 1e-6)]
+                found.append(left + (np.clip(real, -1, 1) + 1) / 2 * (right - left))
         points = np.unique(np.concatenate(found))
-        return points[(points > self.edges[0]) & (points < self.edges[-1])]
+        return np.asarray(points[(points > self.edges[0]) & (points < self.edges[-1])])
 
     def slope(self, at: float) -> float:
         """The derivative at a point of the interval; 0 where the interval is one point."""
-        from numpy.polynomial import chebyshev
-
         piece = min(max(int(np.searchsorted(self.edges, at, side="right")) - 1, 0), len(self.coefficients) - 1)
         left, right = self.edges[piece : piece + 2]
         if left == right:
             return 0.0
-        unit = 2 * (at - left) / (right - left) - 1
-        return float(chebyshev.chebval(unit, chebyshev.chebder(self.coefficients[piece])) * 2 / (right - left))
+        unit = min(max(2 * (at - left) / (right - left) - 1, -1.0), 1.0)
+        series = self._derivatives()[piece]
+        return float(series @ np.cos(np.arange(series.size) * np.arccos(unit)) * 2 / (right - left))
+
+    def _derivatives(self) -> Array:
+        """Chebyshev coefficients of each piece's derivative (by its unit variable), [pieces, max(degree, 1)]."""
+        degree = self.degree
+        result = np.zeros((len(self.coefficients), max(degree, 1)))
+        scaled = 2 * self.coefficients * np.arange(degree + 1)
+        # d_k = d_{k+2} + 2(k+1) c_{k+1}: sums of every second coefficient, from the top.
+        for first in (degree, degree - 1):
+            if first > 0:
+                result[:, first - 1 :: -2] = np.cumsum(scaled[:, first:0:-2], axis=1)
+        result[:, 0] /= 2
+        return result
+
+
+def _roots(series: Array) -> npt.NDArray[np.complex128]:
+    """All roots of a Chebyshev series [n+1], n ≥ 1: eigenvalues of its colleague matrix, scaled towards symmetry."""
+    degree = series.size - 1
+    if degree == 1:
+        return np.array([-series[0] / series[1]], dtype=complex)
+    matrix = np.zeros((degree, degree))
+    scale = np.full(degree, np.sqrt(0.5))
+    scale[0] = 1.0
+    off = np.full(degree - 1, 0.5)
+    off[0] = np.sqrt(0.5)
+    i = np.arange(degree - 1)
+    matrix[i, i + 1] = matrix[i + 1, i] = off
+    matrix[:, -1] -= series[:-1] / series[-1] * (scale / scale[-1]) * 0.5
+    return np.linalg.eigvals(matrix).astype(complex)
 
 
 def interpolate(
     function: Callable[[Array], Array], lower: float, upper: float, degree: int
-) -> tuple[Interpolant, Array, Array]:
-    """The interpolant of `function` on [lower, upper], refined until its tail is below `TAIL`; its nodes and values.
+) -> tuple[Interpolant, Array]:
+    """The interpolant of `function` on [lower, upper], refined until its tail is below `TAIL`, and its node values.
 
     Args:
         function: vectorized, [Q] → [Q].
@@ -100,7 +129,7 @@ def interpolate(
     if lower == upper:
         node = np.array([lower])
         value = function(node)
-        return Interpolant(np.array([lower, upper]), value[None], float(np.abs(value).max())), node, value
+        return Interpolant(np.array([lower, upper]), value[None], float(np.abs(value).max())), value
     edges = _edges(lower, upper)
     while True:
         unit, transform = _unit_nodes(degree)
@@ -109,7 +138,7 @@ def interpolate(
         series = values.reshape(-1, degree + 1) @ transform
         found = Interpolant(edges, series, float(np.abs(values).max()))
         if found.tail <= TAIL or degree >= _HIGHEST_DEGREE:
-            return found, nodes.ravel(), values
+            return found, values
         degree *= 2
 
 
@@ -135,10 +164,10 @@ def grid_and_matrix(lower: float, upper: float, degree: int) -> tuple[Array, Arr
     unit = np.clip(2 * (grid - edges[piece]) / np.diff(edges)[piece] - 1, -1, 1)
     matrix = np.zeros((edges.size - 1, degree + 1, grid.size))
     matrix[piece, :, np.arange(grid.size)] = (transform @ np.cos(np.outer(np.arange(degree + 1), np.arccos(unit)))).T
-    matrix = matrix.reshape(-1, grid.size)
-    for array in (grid, matrix):
+    flat = matrix.reshape(-1, grid.size)
+    for array in (grid, flat):
         array.setflags(write=False)
-    return grid, matrix
+    return grid, flat
 
 
 def _edges(lower: float, upper: float) -> Array:

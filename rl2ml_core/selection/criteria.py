@@ -36,7 +36,8 @@ class RmsGain:
     """A/√V: predicted gain of the metric per root-mean-square length of the update. E11, E12.
 
     A = E[v' w ℓ] and V = E‖ĝ‖² under the κ-model, per prompt:
-    A = κ Σ_m (s_{m+1} − t_m) a_m, V = Σ_m (S_m s²_{m+1} + F_m t²_m) + κ Σ_{m=1}^{N−1} e_m (s²_{m+1} − 2 s_m t_m + t²_{m−1})
+    A = κ Σ_m (s_{m+1} − t_m) a_m,
+    V = Σ_m (S_m s²_{m+1} + F_m t²_m) + κ Σ_{m=1}^{N−1} e_m (s²_{m+1} − 2 s_m t_m + t²_{m−1})
     with S_m = E[p B_m]/N, F_m = E[(1−p) B_m]/N, e_m = (m/N) E[p(1−p)² B_m], a_m = E[v' p²(1−p)² B_m].
     """
 
@@ -135,4 +136,4 @@ class Paper:
         gain, length, variance = terms
         moving = length > 0
         value: Array = np.where(moving, gain / np.sqrt(np.where(moving, length, 1)), 0)
-        return value - self._penalty * np.sqrt(np.maximum(variance, 0))
+        return np.asarray(value - self._penalty * np.sqrt(np.maximum(variance, 0)))

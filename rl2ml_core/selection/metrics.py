@@ -55,7 +55,7 @@ class PassAtK:
 
     def value(self, pass_rate: Array) -> Array:
         with np.errstate(divide="ignore"):
-            return -np.expm1(self.k * np.log1p(-pass_rate))
+            return np.asarray(-np.expm1(self.k * np.log1p(-pass_rate)))
 
     def slope(self, pass_rate: Array) -> Array:
         return self.k * (1 - pass_rate) ** (self.k - 1)
@@ -130,7 +130,7 @@ class LogSuccess:
 
 
 class Mixture:
-    """A non-negative mixture Σ weight · metric, such as {PassAtK(1): 0.5, PassAtK(16): 0.5}; at least one weight > 0."""
+    """A non-negative mixture Σ weight · metric, such as {PassAtK(1): 0.5, PassAtK(16): 0.5}; not all weights zero."""
 
     def __init__(self, parts: Mapping[Any, float]) -> None:
         if not isinstance(parts, Mapping) or not parts:
@@ -230,7 +230,7 @@ def _basis(num_nodes: int, degree: int) -> Array:
     return _basis_at((np.arange(num_nodes) + 0.5) * (np.pi / 2 / num_nodes), degree)
 
 
-def _basis_at(half: Array, degree: int) -> Array:
+def _basis_at(half: npt.NDArray[np.floating[Any]], degree: int) -> Array:
     """B_m at p = sin²(half), [Q, degree+1]."""
     points = Population(np.sin(half) ** 2, np.cos(half) ** 2, np.ones(half.size), prior=None)
     return np.exp(points.log_bernstein(degree))

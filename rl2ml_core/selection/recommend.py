@@ -10,7 +10,7 @@ import numpy as np
 
 from rl2ml_core.checks import Array, choice, finite_number, integer
 from rl2ml_core.errors import InvalidInput
-from rl2ml_core.objective.advantages import AdvantageTable
+from rl2ml_core.objective.advantages import AdvantageTable, advantage_rms
 from rl2ml_core.objective.baselines import baseline_shares, baseline_tables, resolve_baseline
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
 from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS, success_weights
@@ -166,18 +166,19 @@ def recommend(
         if not solution.value > 0 and criterion == "rms_gain":
             reason = "no prompt has both successes and failures to learn from under this prior"
     if reason is not None:
-        return _uninformative(problem, reason, diagnostics)
+        return _uninformative(reason, diagnostics)
 
     status = _status(problem, solution, diagnostics)
-    objective = Objective(
-        solution.gamma, problem.baseline, problem.population, score_model, problem.num_rollouts, problem.num_rollouts
-    )
     chosen = AdvantageTable(*(side[0] for side in problem.shipped_tables(np.array([solution.gamma]))))
-    learning_rate = calibrate(
-        None if trainer.table is None else trainer.table.rms(problem.population),
-        chosen.rms(problem.population),
-        trainer.label,
+    n = problem.num_rollouts
+    objective = Objective(solution.gamma, problem.baseline, problem.population, score_model, n, n)._with_table(chosen)
+    reference = trainer.table or chosen
+    rms = advantage_rms(
+        problem.population,
+        np.stack([chosen.success, reference.success]),
+        np.stack([chosen.failure, reference.failure]),
     )
+    learning_rate = calibrate(None if trainer.table is None else float(rms[1]), float(rms[0]), trainer.label)
     gains = {
         name: None if value is None or not value > 0 else solution.value / value - 1
         for name, value in (("rl", solution.at_zero), ("maxrl", solution.at_one), ("current", solution.at_current))
@@ -192,11 +193,11 @@ def recommend(
         rng = np.random.default_rng(seed)
         known = np.full(bootstrap, problem.scores.kappa)
         unknown = kappa_draws(score_model, bootstrap, rng) if criterion == "rms_gain" else None
-        tables = problem.tables(np.append(solution.nodes, solution.gamma))
         scenarios = [known] if unknown is None else [known, unknown]
-        results = draw(problem.criterion, tables, to_grid, grid, pilot.num_prompts, scenarios, bootstrap, rng)
+        per_cell = problem.criterion.per_cell(solution.success, solution.failure)
+        results = draw(problem.criterion, per_cell, to_grid, grid, pilot.num_prompts, scenarios, bootstrap, rng)
         sampling, interval = results[0].interval(level), results[-1].interval(level)
-        band = tuple(side[::_CURVE_EVERY] for side in results[-1].band(level))
+        band = results[-1].band(level, _CURVE_EVERY)
         regret = float(results[-1].regret.mean())
         if problem.gamma_min < 1 < problem.gamma_max:
             probability = float((results[-1].best < 1).mean())
@@ -307,19 +308,11 @@ class _Problem:
     def tables(self, gamma: Array) -> tuple[Array, Array]:
         """The tables that the criterion values, [G, N+1] each."""
         shares = self.shares if self.criterion_baseline == self.baseline else np.zeros(self.num_rollouts)
-        return baseline_tables(self.criterion_baseline, success_weights(gamma, self.num_rollouts), shares)
+        return baseline_tables(success_weights(gamma, self.num_rollouts), shares)
 
     def shipped_tables(self, gamma: Array) -> tuple[Array, Array]:
         """The tables that training uses, [G, N+1] each."""
-        return baseline_tables(self.baseline, success_weights(gamma, self.num_rollouts), self.shares)
-
-    def evaluate(self, gamma: Array) -> Array:
-        """The criterion, [G] → [G]."""
-        return self.value_of(*self.tables(gamma))
-
-    def value_of(self, success: Array, failure: Array) -> Array:
-        """The criterion of any tables, [G, N+1] each → [G]."""
-        return self.criterion.combine(self.criterion.totals(success, failure), self.scores.kappa)
+        return baseline_tables(success_weights(gamma, self.num_rollouts), self.shares)
 
     def why_uninformative(self) -> str | None:
         """Why no γ can be told from this pilot, or None."""
@@ -395,35 +388,46 @@ class _Solution:
     value: float
     stationary: Array
     interpolant: Interpolant
-    nodes: Array
-    node_values: Array
+    node_values: Array  # [Q]
+    # At the Q interpolation nodes and, last, at the best γ:
+    success: Array  # [Q+1, N+1]
+    failure: Array
+    terms: Array  # [terms, Q+1]
     at_zero: float
     at_one: float
     at_current: float | None
 
 
 def _solve(problem: _Problem, trainer: _Trainer) -> _Solution:
-    found, nodes, values = interpolate(
-        problem.evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts)
-    )
-    stationary = found.stationary_points()
+    sampled: dict[str, Array] = {}
+
+    def evaluate(gamma: Array) -> Array:
+        sampled["success"], sampled["failure"] = problem.tables(gamma)
+        sampled["terms"] = problem.criterion.totals(sampled["success"], sampled["failure"])
+        return problem.criterion.combine(sampled["terms"], problem.scores.kappa)
+
+    found, values = interpolate(evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts))
     # Exact values at every candidate, with what the answer is compared to, in one evaluation.
-    gammas = np.concatenate([[problem.gamma_min, problem.gamma_max], stationary, [0.0, 1.0]])
-    tables = problem.tables(gammas)
+    stationary = found.stationary_points()
+    candidates = np.concatenate([found.edges, stationary])
+    success, failure = problem.tables(np.concatenate([candidates, [0.0, 1.0]]))
     if trainer.table is not None:
-        tables = (np.vstack([tables[0], trainer.table.success]), np.vstack([tables[1], trainer.table.failure]))
-    exact = problem.value_of(*tables)
-    candidates = stationary.size + 2
-    best = int(np.argmax(exact[:candidates]))
+        success = np.vstack([success, trainer.table.success])
+        failure = np.vstack([failure, trainer.table.failure])
+    terms = problem.criterion.totals(success, failure)
+    exact = problem.criterion.combine(terms, problem.scores.kappa)
+    best = int(np.argmax(exact[: candidates.size]))
     return _Solution(
-        gamma=float(gammas[best]),
+        gamma=float(candidates[best]),
         value=float(exact[best]),
         stationary=stationary,
         interpolant=found,
-        nodes=nodes,
         node_values=values,
-        at_zero=float(exact[candidates]),
-        at_one=float(exact[candidates + 1]),
+        success=np.vstack([sampled["success"], success[best]]),
+        failure=np.vstack([sampled["failure"], failure[best]]),
+        terms=np.column_stack([sampled["terms"], terms[:, best]]),
+        at_zero=float(exact[candidates.size]),
+        at_one=float(exact[candidates.size + 1]),
         at_current=None if trainer.table is None else float(exact[-1]),
     )
 
@@ -471,8 +475,7 @@ def _kappa_sensitivity(problem: _Problem, solution: _Solution, grid: Array, to_g
     if not isinstance(problem.criterion, RmsGain):
         return []
     kappas = np.array(_SENSITIVITY_KAPPAS)
-    terms = problem.criterion.totals(*problem.tables(np.append(solution.nodes, solution.gamma)))
-    values = problem.criterion.combine(terms[:, None], kappas[:, None])
+    values = problem.criterion.combine(solution.terms[:, None], kappas[:, None])
     best, height = peaks(values[:, :-1] @ to_grid, grid)
     regret = np.clip(1 - values[:, -1] / np.where(height > 0, height, 1), 0, None)
     return [
@@ -480,7 +483,7 @@ def _kappa_sensitivity(problem: _Problem, solution: _Solution, grid: Array, to_g
     ]
 
 
-def _uninformative(problem: _Problem, reason: str, diagnostics: list[Diagnostic]) -> Recommendation:
+def _uninformative(reason: str, diagnostics: list[Diagnostic]) -> Recommendation:
     diagnostics.append(Diagnostic("uninformative", "error", f"{reason[0].upper()}{reason[1:]}."))
     return Recommendation(
         summary=f"No recommendation: {reason}.",
@@ -513,8 +516,8 @@ def _summary(
 ) -> str:
     spoken = [
         f"{_percent(gains[name])} over {label}"
-        for name, label in (("current", trainer.spoken), ("rl", "γ=0"), ("maxrl", "γ=1"))
-        if gains[name] is not None
+        for name, label, itself in (("current", trainer.spoken, None), ("rl", "γ=0", 0), ("maxrl", "γ=1", 1))
+        if gains[name] is not None and solution.gamma != itself
     ]
     gain = f" Predicted gain per step: {', '.join(spoken)}." if spoken else ""
     if problem.num_rollouts == 1:

@@ -1,8 +1,9 @@
 """How sure the answer is: Bayesian bootstrap over prompts, together with what is not known about κ.
 
 Every draw reweighs the prompts (Dirichlet, aggregated to cells) and, where κ is not known, draws κ; the advantage table
-that ships is fixed. Sampling noise alone is reported apart: with κ fixed it is far too narrow. Shapes: D draws, C cells,
-Q interpolation nodes, R grid points.
+that ships is fixed. Sampling noise alone is reported apart: with κ fixed it is far too narrow.
+
+Shapes: D draws, C cells, Q interpolation nodes, R grid points.
 """
 
 from dataclasses import dataclass
@@ -45,22 +46,24 @@ class Draws:
 
     best: Array  # argmax of each draw, [D]
     regret: Array  # share of the criterion that the shipped γ loses, [D]
-    relative: Array  # each draw's criterion over its own maximum, [D, R]
+    curves: Array  # each draw's criterion, [D, R]
+    scale: Array  # and its maximum, [D]
 
     def interval(self, level: float) -> Interval:
-        lower, upper = np.quantile(self.best, [(1 - level) / 2, (1 + level) / 2])
+        ordered = np.sort(self.best)
+        lower, upper = np.interp([(1 - level) / 2, (1 + level) / 2], np.linspace(0, 1, ordered.size), ordered)
         return Interval(level, float(lower), float(upper))
 
-    def band(self, level: float) -> tuple[Array, Array]:
-        """Pointwise central band of the relative criterion: two arrays [R]."""
-        ordered = np.sort(self.relative, axis=0)
+    def band(self, level: float, every: int) -> tuple[Array, Array]:
+        """Pointwise central band of the relative criterion, at every so many grid points: two arrays."""
+        ordered = np.sort(self.curves[:, ::every] / self.scale[:, None], axis=0)
         last = len(ordered) - 1
         return ordered[round(last * (1 - level) / 2)], ordered[round(last * (1 + level) / 2)]
 
 
 def draw(
     criterion: Criterion,
-    tables: tuple[Array, Array],
+    per_cell: Array,
     to_grid: Array,
     grid: Array,
     num_prompts: Array,
@@ -72,7 +75,7 @@ def draw(
 
     Args:
         criterion: the criterion of the point estimate.
-        tables: success and failure [Q+1, N+1] at the interpolation nodes and, last, at the shipped γ.
+        per_cell: the criterion's terms at the interpolation nodes and, last, at the shipped γ, [terms, C, Q+1].
         to_grid: interpolation matrix, [Q, R].
         grid: γ, [R].
         num_prompts: prompts by cell, [C]: the Dirichlet's counts.
@@ -80,7 +83,6 @@ def draw(
         num_draws: D.
         rng: the source of randomness; draws depend on it and on the cells alone.
     """
-    per_cell = criterion.per_cell(*tables)
     values: list[list[Array]] = [[] for _ in kappas]
     rows = max(1, _WEIGHTS_AT_ONCE // num_prompts.size)
     for start in range(0, num_draws, rows):
@@ -131,7 +133,7 @@ def _crossing(outside: int, inside: int, grid: Array, values: Array, floor: floa
 
 
 def peaks(values: Array, grid: Array) -> tuple[Array, Array]:
-    """Position and height of the maximum of each row [D, R], refined by the parabola through its neighbors: [D], [D]."""
+    """Position and height of each row's maximum, refined by the parabola through its neighbors: [D, R] → [D], [D]."""
     rows = np.arange(len(values))
     top = np.argmax(values, axis=1)
     highest = values[rows, top]
@@ -154,4 +156,4 @@ def _summarize(values: Array, to_grid: Array, grid: Array) -> Draws:
     best, height = peaks(curves, grid)
     scale = np.where(height > 0, height, 1)
     regret = np.clip((height - values[:, -1]) / scale, 0, None)
-    return Draws(best, regret, curves / scale[:, None])
+    return Draws(best, regret, curves, scale)
