@@ -107,7 +107,7 @@ class AdvantageTable:
         if wrong.any():
             raise InvalidInput(f"rewards must be 0 or 1; got {r[wrong].flat[0]}", field="rewards")
         successes = r.sum(axis=-1, dtype=np.int64)[..., None]
-        return np.where(r == 1, self.success[successes], self.failure[successes])
+        return np.asarray(np.where(r == 1, self.success[successes], self.failure[successes]))
 
     def _second_moment(self, pass_rate: npt.ArrayLike, scores: ScoreGeometry, *, centered: bool) -> Array:
         p = finite_array(pass_rate, "pass_rate", minimum=0, maximum=1)

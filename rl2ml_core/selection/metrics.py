@@ -230,7 +230,7 @@ def _basis(num_nodes: int, degree: int) -> Array:
     return _basis_at((np.arange(num_nodes) + 0.5) * (np.pi / 2 / num_nodes), degree)
 
 
-def _basis_at(half: npt.NDArray[np.floating[Any]], degree: int) -> Array:
+def _basis_at(half: Any, degree: int) -> Array:
     """B_m at p = sin²(half), [Q, degree+1]."""
     points = Population(np.sin(half) ** 2, np.cos(half) ** 2, np.ones(half.size), prior=None)
     return np.exp(points.log_bernstein(degree))
