@@ -18,14 +18,14 @@ class RL2MLError(Exception):
 class InvalidInput(RL2MLError, ValueError):
     """A value outside the domain of what was asked."""
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
+    def __init__(self, message: str, *, field: str | None = None, index: int | None = None) -> None:
         super().__init__(message)
-        #: The argument the message is about, where there is one: the service turns it into a JSON pointer.
-        self.field = field
+        #: The argument the message is about and the row of it, where there is one: the service makes a pointer of them.
+        self.field, self.index = field, index
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by Exception's own pickling, and errors cross process pools.
-        return _rebuild, (type(self), str(self), self.field)
+        return _rebuild, (type(self), str(self), self.field, self.index)
 
 
 class InvalidTable(InvalidInput):
@@ -43,5 +43,5 @@ class MissingExtra(RL2MLError, ImportError):
         return type(self), (self.purpose, self.extra)
 
 
-def _rebuild(cls: type[InvalidInput], message: str, field: str | None) -> InvalidInput:
-    return cls(message, field=field)
+def _rebuild(cls: type[InvalidInput], message: str, field: str | None, index: int | None) -> InvalidInput:
+    return cls(message, field=field, index=index)

@@ -48,6 +48,8 @@ class Objective:
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", finite_number(self.gamma, "gamma", minimum=0, maximum=MAX_GAMMA))
         object.__setattr__(self, "baseline", resolve_baseline(self.baseline, self.population))
+        if self.score_model is not None and self.score_model.is_default:
+            object.__setattr__(self, "score_model", None)
         if self.population is not None:
             object.__setattr__(self, "population", as_population(self.population))
         for name in ("order", "num_rollouts"):
@@ -72,7 +74,8 @@ class Objective:
         """The JSON form, with the table for `num_rollouts` (default: the N it was chosen for) written out."""
         n = num_rollouts or self.num_rollouts
         people = self.population if isinstance(self.population, Population) else None
-        model = {**(self.score_model or ScoreModel()).to_dict(), "source": "given" if self.score_model else "default"}
+        scores = self.score_model or ScoreModel()
+        model = {**scores.to_dict(), "source": "default" if scores.is_default else "given"}
         content: dict[str, Any] = {
             "schema": SCHEMA,
             "gamma": self.gamma,

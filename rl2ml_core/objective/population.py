@@ -249,7 +249,8 @@ class ScoreModel:
 
     Args:
         kappa: κ. Measure it where you can; see docs/equations.md, E8.
-        kappa_spread: log-standard-deviation of a measured κ; None means known.
+        kappa_spread: log-standard-deviation of a measured κ. None means known, unless κ is the default 0.1: that one
+            stands for "not measured", and intervals draw κ from [0.01, 1]. Say 0 for a κ known to be just 0.1.
         name: "kappa", or "paper" by `ScoreModel.paper()`: Eq. 4's own proxies ‖μ‖² = tr Σ = tr Σ_f = 1,
             ℓ = p(1−p), which are not consistent with one another and serve `criterion="paper"` only.
     """
@@ -272,6 +273,11 @@ class ScoreModel:
     def paper(cls) -> Self:
         """The proxies of the paper's Eq. 4."""
         return cls(name="paper")
+
+    @property
+    def is_default(self) -> bool:
+        """Whether κ was left at its default, not measured."""
+        return self == ScoreModel()
 
     def success_mean(self, p: Array) -> Array:
         return np.ones_like(p) if self.name == "paper" else np.sqrt(self.kappa) * (1 - p)

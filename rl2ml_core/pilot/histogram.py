@@ -123,7 +123,9 @@ class PilotHistogram:
             size = int(np.broadcast_to(n, rates.shape)[i])
             reason = "could be either of two" if ambiguous[i] else "is within 0.005 of no"
             raise InvalidInput(
-                f"pass_rates[{i}] = {rates[i]:g} {reason} k/{size}; give num_successes instead", field="pass_rates"
+                f"pass_rates[{i}] = {rates[i]:g} {reason} k/{size}; give num_successes instead",
+                field="pass_rates",
+                index=i,
             )
         return cls.from_counts(k, n, weights)
 
@@ -224,14 +226,18 @@ def _weights(weights: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
 def _check_counts(k: npt.NDArray[np.integer], n: npt.NDArray[np.integer]) -> None:
     least, most = int(n.min()), int(n.max())
     if least < 1 or most > MAX_PILOT_ROLLOUTS:
-        where = f" in row {int(np.argmin(n) if least < 1 else np.argmax(n))}" if n.ndim else ""
+        row = int(np.argmin(n) if least < 1 else np.argmax(n)) if n.ndim else None
         raise InvalidInput(
-            f"num_rollouts must be from 1 to {MAX_PILOT_ROLLOUTS}; got {least if least < 1 else most}{where}",
+            f"num_rollouts must be from 1 to {MAX_PILOT_ROLLOUTS}; got {least if least < 1 else most}"
+            + ("" if row is None else f" in row {row}"),
             field="num_rollouts",
+            index=row,
         )
     if int(k.min()) < 0:
         row = int(np.argmin(k))
-        raise InvalidInput(f"num_successes must not be negative; got {int(k[row])} in row {row}", field="num_successes")
+        raise InvalidInput(
+            f"num_successes must not be negative; got {int(k[row])} in row {row}", field="num_successes", index=row
+        )
     if int(k.max()) > least:
         too_many = k > n
         if too_many.any():
@@ -240,6 +246,7 @@ def _check_counts(k: npt.NDArray[np.integer], n: npt.NDArray[np.integer]) -> Non
                 f"num_successes must not exceed num_rollouts; got {int(k[row])} of "
                 f"{int(np.broadcast_to(n, k.shape)[row])} in row {row}",
                 field="num_successes",
+                index=row,
             )
 
 

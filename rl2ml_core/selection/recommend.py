@@ -139,7 +139,8 @@ def recommend(
         criterion: "rms_gain", gain per root-mean-square update length; or "paper", Eq. 4 with `variance_penalty`.
         variance_penalty: λ of Eq. 4; only with criterion "paper", 0.01 when None.
         prior: BetaPrior(alpha, beta) on a prompt's pass rate, or "plug_in" for raw k/n.
-        score_model: ScoreModel(kappa); None uses κ = 0.1 and draws κ from [0.01, 1] for the interval.
+        score_model: ScoreModel(kappa, kappa_spread); the default uses κ = 0.1 and draws κ from [0.01, 1] for the
+            interval.
         baseline: a key of `BASELINES`.
         current: the trainer in use, whose learning rate was tuned: a catalog name, a γ or an AdvantageTable.
         bootstrap: draws for the intervals; 0 for none.
@@ -149,6 +150,8 @@ def recommend(
     Raises:
         InvalidInput: a value outside its range; the message says what was got and what was expected.
     """
+    if isinstance(score_model, ScoreModel) and score_model.is_default:
+        score_model = None
     problem = _Problem.of(
         pilot, metric, num_rollouts, gamma_min, gamma_max, criterion, variance_penalty, prior, score_model, baseline
     )

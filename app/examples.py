@@ -1,0 +1,67 @@
+"""Worked requests for the OpenAPI document; the tests send every one."""
+
+from typing import Any
+
+__all__ = ["REQUEST_EXAMPLES"]
+
+_CELLS = [
+    {"num_rollouts": 8, "num_successes": 0, "num_prompts": 30},
+    {"num_rollouts": 8, "num_successes": 2, "num_prompts": 20},
+    {"num_rollouts": 8, "num_successes": 6, "num_prompts": 14},
+]
+
+REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
+    "histogram": {
+        "summary": "A histogram of a pilot, judged by pass@8, trained with 4 rollouts per prompt",
+        "value": {
+            "pilot": {"cells": _CELLS},
+            "metric": {"name": "pass_at_k", "k": 8},
+            "budget": {"num_rollouts": 4},
+        },
+    },
+    "everything": {
+        "summary": "The same with every option spelled out",
+        "value": {
+            "pilot": {"cells": _CELLS},
+            "metric": {"name": "pass_at_k", "k": 8},
+            "budget": {"num_rollouts": 4},
+            "current": "grpo",
+            "search": {"gamma_min": 0.0, "gamma_max": 2.0, "criterion": "rms_gain"},
+            "estimator": {"baseline": "bayes"},
+            "score_model": {"kappa": 0.1},
+            "prior": {"name": "beta", "alpha": 1, "beta": 1},
+            "uncertainty": {"bootstrap": 200, "seed": 0, "level": 0.9},
+        },
+    },
+    "counts": {
+        "summary": "Successes prompt by prompt, judged by log-success",
+        "value": {
+            "pilot": {"num_rollouts": 8, "num_successes": [0, 3, 1, 0, 8, 5, 0, 2]},
+            "metric": {"name": "log_success", "tau": 0.01},
+            "budget": {"num_rollouts": 8},
+        },
+    },
+    "mixture": {
+        "summary": "Pass rates of 8 rollouts each, judged half by pass@1 and half by pass@16",
+        "value": {
+            "pilot": {"num_rollouts": 8, "pass_rates": [0.0, 0.375, 0.13, 0.0, 1.0, 0.62]},
+            "metric": {
+                "name": "mixture",
+                "parts": [
+                    {"weight": 0.5, "metric": {"name": "pass_at_k", "k": 1}},
+                    {"weight": 0.5, "metric": {"name": "pass_at_k", "k": 16}},
+                ],
+            },
+            "budget": {"num_rollouts": 8},
+        },
+    },
+    "exact_rates": {
+        "summary": "Pass rates taken as exact (no intervals), your own table of advantages as the trainer in use",
+        "value": {
+            "pilot": {"pass_rates": [0.01, 0.05, 0.2, 0.5]},
+            "metric": {"name": "pass_at_k", "k": 4},
+            "budget": {"num_rollouts": 2},
+            "current": {"success": [None, 0.5, 0.0], "failure": [0.0, -0.5, None]},
+        },
+    },
+}

@@ -1,0 +1,76 @@
+"""Heavy solves in processes of their own: bounded, with a deadline, rebuilt when a child dies."""
+
+import asyncio
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import ParamSpec, TypeVar
+
+from app.problems import Problem
+from app.settings import Settings
+
+__all__ = ["Pool"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Pool:
+    """A process pool that starts with its first job."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._executor: ProcessPoolExecutor | None = None
+        self._jobs = 0
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of a module in a child process.
+
+        Raises:
+            Problem: "overloaded" when the queue is full or children keep dying, "deadline-exceeded".
+        """
+        if self._jobs >= self._settings.pool_workers + self._settings.pool_queue:
+            raise Problem("overloaded", headers={"Retry-After": "1"})
+        self._jobs += 1
+        try:
+            async with asyncio.timeout(self._settings.solve_seconds):
+                try:
+                    return await self._submit(function, *args, **kwargs)
+                except BrokenProcessPool:
+                    # A child was killed. The pool is useless from then on, so the job gets one more try in a new one.
+                    return await self._submit(function, *args, **kwargs)
+        except BrokenProcessPool:
+            raise Problem("overloaded", headers={"Retry-After": "5"}) from None
+        except TimeoutError:
+            self._discard()  # a running child can't be cancelled
+            raise Problem("deadline-exceeded") from None
+        finally:
+            self._jobs -= 1
+
+    def close(self) -> None:
+        """End the children."""
+        self._discard()
+
+    async def _submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._executor is None:
+            # spawn: a fork of a process with threads may hang.
+            self._executor = ProcessPoolExecutor(
+                self._settings.pool_workers, mp_context=multiprocessing.get_context("spawn")
+            )
+        executor = self._executor
+        try:
+            return await asyncio.wrap_future(executor.submit(function, *args, **kwargs))
+        except BrokenProcessPool:
+            if self._executor is executor:
+                self._discard()
+            raise
+
+    def _discard(self) -> None:
+        executor, self._executor = self._executor, None
+        if executor is None:
+            return
+        children = list((getattr(executor, "_processes", None) or {}).values())
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in children:
+            child.terminate()

@@ -1,0 +1,140 @@
+"""Errors as `application/problem+json` (RFC 9457): a published list of types, at most 20 pointers, no echo of input."""
+
+import json
+import re
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from starlette.exceptions import HTTPException
+
+from rl2ml_core.errors import InvalidInput, RL2MLError
+
+__all__ = ["MEDIA_TYPE", "PROBLEM_TYPES", "Problem", "from_invalid_input", "from_validation", "install"]
+
+MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 20
+_LONGEST_DETAIL = 300
+
+#: name → (status, title). The type's URI is `urn:rl2ml:problem:` and the name.
+PROBLEM_TYPES = {
+    "malformed-json": (400, "The body is not JSON"),
+    "not-found": (404, "No such resource"),
+    "method-not-allowed": (405, "The resource does not take this method"),
+    "body-too-large": (413, "The body exceeds the size limit"),
+    "unsupported-media-type": (415, "The body must be uncompressed application/json"),
+    "invalid-request": (422, "The request is not valid"),
+    "limit-exceeded": (422, "The request exceeds a limit of this service"),
+    "internal-error": (500, "The service failed"),
+    "overloaded": (503, "Too many solves are under way"),
+    "deadline-exceeded": (503, "The solve took longer than this service allows"),
+    "not-ready": (503, "The service is not ready"),
+}
+_BY_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 415: "unsupported-media-type"}
+
+# What a pointer may repeat of a request: names that could be ours. Anything else is left out.
+_HARMLESS = re.compile(r"[a-z][a-z0-9_]{0,39}")
+
+
+class Problem(Exception):
+    """An answer other than success."""
+
+    def __init__(
+        self,
+        name: str,
+        detail: str | None = None,
+        *,
+        errors: Sequence[tuple[str, str]] = (),
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.name, self.detail, self.errors, self.headers = name, detail, errors, headers
+
+    def response(self) -> Response:
+        status, title = PROBLEM_TYPES[self.name]
+        content: dict[str, Any] = {"type": f"urn:rl2ml:problem:{self.name}", "title": title, "status": status}
+        if self.detail:
+            content["detail"] = self.detail[:_LONGEST_DETAIL]
+        if self.errors:
+            content["errors"] = [
+                {"pointer": pointer, "detail": detail[:_LONGEST_DETAIL]} for pointer, detail in self.errors[:MAX_ERRORS]
+            ]
+        # ASCII: a lone surrogate in a detail must not make the answer unsendable.
+        body = json.dumps(content, ensure_ascii=True).encode("ascii")
+        return Response(body, status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def from_validation(error: ValidationError, tags: frozenset[str]) -> Problem:
+    """The problem of a body that does not fit its schema; `tags` are union members, no part of the document's path."""
+    found = error.errors(include_url=False, include_input=False)
+    if found and found[0]["type"] == "json_invalid":
+        return Problem("malformed-json", found[0]["msg"])
+    errors = []
+    for item in found[:MAX_ERRORS]:
+        path = [part for part in item["loc"] if part not in tags]
+        errors.append((_pointer(path), _message(item)))
+    return Problem("invalid-request", errors=errors)
+
+
+def _message(item: ErrorDetails) -> str:
+    """What is wrong, without what was sent."""
+    kind = item["type"]
+    if kind == "extra_forbidden":
+        return "unknown field"
+    if kind == "union_tag_invalid":
+        return f"name must be one of {item['ctx']['expected_tags']}"
+    if kind == "union_tag_not_found":
+        return "expected an object with a name, or text such as pass@8"
+    return item["msg"].removeprefix("Value error, ")
+
+
+def from_invalid_input(error: InvalidInput, pointers: dict[str, str]) -> Problem:
+    """The problem of values that the mathematics refuses; `pointers` says where each argument stands in the body."""
+    pointer = pointers.get(error.field or "", "#")
+    if error.index is not None and pointer != "#":
+        pointer = f"{pointer}/{error.index}"
+    return Problem("invalid-request", errors=[(pointer, str(error))])
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem."""
+
+    @app.exception_handler(Problem)
+    async def _problem(_: Request, error: Problem) -> Response:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def _http(_: Request, error: HTTPException) -> Response:
+        name = _BY_STATUS.get(error.status_code)
+        if name is None:
+            name = "internal-error" if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid-request"
+        return Problem(name, headers=dict(error.headers) if error.headers else None).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _request(_: Request, error: RequestValidationError) -> Response:
+        # Only paths and queries come here; bodies are validated by the routes that read them.
+        errors = [(_pointer(item["loc"]), str(item["msg"])) for item in error.errors()[:MAX_ERRORS]]
+        return Problem("invalid-request", errors=errors).response()
+
+    @app.exception_handler(RL2MLError)
+    async def _core(_: Request, error: RL2MLError) -> Response:
+        return Problem("invalid-request", str(error)).response()
+
+    @app.exception_handler(Exception)
+    async def _unexpected(_: Request, __: Exception) -> Response:
+        return Problem("internal-error").response()
+
+
+def _pointer(path: Sequence[Any]) -> str:
+    """A JSON pointer as far as the path is made of indices and harmless names."""
+    parts = []
+    for part in path:
+        if not isinstance(part, int) and not _HARMLESS.fullmatch(str(part)):
+            break
+        parts.append(str(part))
+    return "#" + "".join(f"/{part}" for part in parts)

@@ -1,0 +1,128 @@
+"""`/v1/recommendations`: from a pilot to the objective to train with."""
+
+from collections import OrderedDict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+from pydantic import ValidationError
+
+from app.bodies import read_json
+from app.examples import REQUEST_EXAMPLES
+from app.pool import Pool
+from app.problems import Problem, from_validation
+from app.schemas import TAGS, ProblemDocument, RecommendationAnswer, RecommendationRequest
+from app.settings import Settings
+from app.solving import Question, answer
+
+__all__ = ["Recommendations", "router"]
+
+router = APIRouter(prefix="/v1/recommendations", tags=["recommendations"])
+
+
+class Recommendations:
+    """Answers by id, the newest kept; the same question is solved once."""
+
+    def __init__(self, settings: Settings, pool: Pool) -> None:
+        self._settings, self._pool = settings, pool
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    async def of(self, question: Question) -> tuple[str, bytes]:
+        """The answer's id and JSON."""
+        identity = question.id
+        known = self.get(identity)
+        if known is not None:
+            return identity, known
+        if question.milliseconds <= self._settings.inline_milliseconds:
+            body = answer(question, identity)
+        else:
+            body = await self._pool.run(answer, question, identity)
+        self._kept[identity] = body
+        while len(self._kept) > self._settings.cache_entries:
+            self._kept.popitem(last=False)
+        return identity, body
+
+    def get(self, identity: str) -> bytes | None:
+        """The JSON kept for an id."""
+        if identity in self._kept:
+            self._kept.move_to_end(identity)
+        return self._kept.get(identity)
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    described = {
+        400: "Not JSON",
+        404: "Not kept",
+        413: "Body too large",
+        415: "Not uncompressed application/json",
+        422: "Not valid, or beyond a limit",
+        503: "Overloaded, or past the deadline",
+    }
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    return {status: {"description": described[status], "content": content} for status in statuses}
+
+
+@router.post(
+    "",
+    summary="Recommend an objective",
+    response_class=Response,
+    responses={
+        200: {"model": RecommendationAnswer, "description": "The recommendation; flat and uninformative ones too"},
+        **_problems(400, 413, 415, 422, 503),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {"$ref": "#/components/schemas/RecommendationRequest"},
+                    "examples": REQUEST_EXAMPLES,
+                }
+            },
+        }
+    },
+)
+async def create(request: Request) -> Response:
+    """From a pilot, a metric and a budget to the γ, the table of advantages and how sure they are.
+
+    Deterministic: the same question has the same `id` and answer, whichever form its pilot takes.
+    """
+    settings: Settings = request.app.state.settings
+    body = await read_json(request, settings.max_body_bytes)
+    try:
+        parsed = RecommendationRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise from_validation(error, TAGS) from None
+    recommendations: Recommendations = request.app.state.recommendations
+    identity, content = await recommendations.of(Question.of(parsed, settings))
+    location = f"{request.scope.get('root_path', '')}/v1/recommendations/{identity}"
+    return Response(
+        content,
+        media_type="application/json",
+        headers={"Content-Location": location, "ETag": f'"{identity}"'},
+    )
+
+
+@router.get(
+    "/{identity}",
+    summary="A recommendation given before",
+    response_class=Response,
+    responses={
+        200: {"model": RecommendationAnswer, "description": "The recommendation"},
+        304: {"description": "Not modified"},
+        **_problems(404, 422),
+    },
+)
+async def read(request: Request, identity: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    """As long as this process keeps it. An id names its content, so a known ETag answers 304."""
+    recommendations: Recommendations = request.app.state.recommendations
+    content = recommendations.get(identity)
+    if content is None:
+        raise Problem("not-found")
+    tag = f'"{identity}"'
+    if if_none_match is not None and (if_none_match.strip() == "*" or tag in if_none_match):
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(content, media_type="application/json", headers={"ETag": tag})
+
+
+DOCUMENTED = (RecommendationRequest, ProblemDocument)

@@ -1,0 +1,42 @@
+"""Settings from the environment: HOST, PORT and RL2ML_*."""
+
+import os
+from typing import Annotated
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS
+
+__all__ = ["Settings"]
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """What an operator may change; the defaults suit one small machine."""
+
+    model_config = SettingsConfigDict(env_prefix="RL2ML_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", validation_alias=AliasChoices("host", "HOST", "RL2ML_HOST"))
+    port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("port", "PORT", "RL2ML_PORT"))
+    root_path: str = Field("", description="path prefix that a proxy strips")
+    access_log: bool = False
+
+    max_body_bytes: Positive = Field(2 << 20, description="larger request bodies are refused unread")
+    max_cells: Positive = Field(20_000, description="distinct (num_rollouts, num_successes) of a pilot")
+    max_prompts: Positive = Field(500_000, description="entries of a pilot given prompt by prompt")
+    max_num_rollouts: int = Field(MAX_ROLLOUTS, ge=1, le=MAX_ROLLOUTS, description="rollouts per prompt in training")
+    max_work: Positive = Field(20_000_000, description="cells × rollouts per prompt: memory and time of a solve")
+    max_gamma: float = Field(MAX_GAMMA, ge=0, le=MAX_GAMMA)
+    max_bootstrap: Positive = 2_000
+    max_draw_cells: Positive = Field(20_000_000, description="bootstrap draws × cells")
+
+    inline_milliseconds: float = Field(25, ge=0, description="solves predicted to take longer go to the pool")
+    pool_workers: Positive = Field(default_factory=lambda: max(1, (os.cpu_count() or 2) - 1))
+    pool_queue: Positive = Field(16, description="solves waiting for the pool; more are answered 503")
+    solve_seconds: float = Field(60, gt=0, description="deadline of a solve in the pool")
+
+    cache_entries: int = Field(1_000, ge=0, description="recommendations kept in memory for GET")
+    max_connections: Positive = 512
+    graceful_seconds: Positive = Field(10, description="how long TERM waits for requests under way")
