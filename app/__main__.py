@@ -13,11 +13,12 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from pydantic import ValidationError
 
-from app.main import create_app
 from app.settings import Settings
 
 _METRIC, _ROLLOUTS = {"name": "pass_at_k", "k": 8}, 8
+_BACKLOG = 2048  # uvicorn's own
 
 
 def main() -> None:
@@ -25,9 +26,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m app", description="The RL2ML service.")
     parser.add_argument("--demo", type=Path, metavar="PILOT.CSV", help="post this pilot once, print the answer")
     demo = parser.parse_args().demo
-    settings = Settings()
+    if demo is not None and not demo.is_file():
+        parser.error(f"no such file: {demo}")
+    settings = _settings()
+    from app.main import create_app  # only now: it reads the settings too, for `uvicorn app.main:app`
+
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
     server = uvicorn.Server(
         uvicorn.Config(
             create_app(settings),
@@ -41,10 +47,20 @@ def main() -> None:
     # uvicorn stops on these, then raises them again: a stop that was asked for is no failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    print(f"RL2ML serves http://{host}:{port} (OpenAPI: /openapi.json). Stop with Ctrl-C.", flush=True)
+    print(f"RL2ML serves http://{shown}:{port} (OpenAPI: /openapi.json). Stop with Ctrl-C.", flush=True)
     if demo is not None:
         threading.Thread(target=_show, args=(server, host, port, demo), daemon=True).start()
     server.run(sockets=[listener])
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        name = str(found["loc"][0]).upper()
+        name = name if name in ("HOST", "PORT") else f"RL2ML_{name.removeprefix('RL2ML_')}"
+        sys.exit(f"Cannot start with {name}={found['input']}: {found['msg']}.")
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -53,6 +69,7 @@ def _listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)  # whoever reads the address may connect at once
     except OSError as error:
         sys.exit(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. "

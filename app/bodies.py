@@ -1,6 +1,7 @@
 """Reading a request's body: JSON, uncompressed, and never more than the limit."""
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from app.problems import Problem
 
@@ -13,7 +14,7 @@ async def read_json(request: Request, limit: int) -> bytes:
     The framework's own limit answers in plain text, and its own parsing lets NaN through; hence by hand.
 
     Raises:
-        Problem: 413 or 415.
+        Problem: 413 or 415; 400 when the client leaves in the middle.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
@@ -27,9 +28,12 @@ async def read_json(request: Request, limit: int) -> bytes:
     if declared.isdigit() and int(declared) > limit:
         raise too_large
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise too_large
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise too_large
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise Problem("malformed-json", "the body ended early") from None
     return b"".join(chunks)

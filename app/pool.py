@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +29,7 @@ class Pool:
         """Run a function of a module in a child process.
 
         Raises:
-            Problem: "overloaded" when the queue is full or children keep dying, "deadline-exceeded".
+            Problem: "overloaded" when the queue is full, children keep dying or the server stops; "deadline-exceeded".
         """
         if self._jobs >= self._settings.pool_workers + self._settings.pool_queue:
             raise Problem("overloaded", headers={"Retry-After": "1"})
@@ -45,6 +46,9 @@ class Pool:
         except TimeoutError:
             self._discard()  # a running child can't be cancelled
             raise Problem("deadline-exceeded") from None
+        except asyncio.CancelledError:
+            # The server stops and waits no longer: say so, rather than nothing.
+            raise Problem("overloaded", "the service is stopping") from None
         finally:
             self._jobs -= 1
 
@@ -56,7 +60,11 @@ class Pool:
         if self._executor is None:
             # spawn: a fork of a process with threads may hang.
             self._executor = ProcessPoolExecutor(
-                self._settings.pool_workers, mp_context=multiprocessing.get_context("spawn")
+                self._settings.pool_workers,
+                mp_context=multiprocessing.get_context("spawn"),
+                # Ctrl-C reaches the whole group; the parent ends its children itself.
+                initializer=signal.signal,
+                initargs=(signal.SIGINT, signal.SIG_IGN),
             )
         executor = self._executor
         try:
@@ -71,6 +79,6 @@ class Pool:
         if executor is None:
             return
         children = list((getattr(executor, "_processes", None) or {}).values())
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False)  # jobs of others break with their children, and are tried again
         for child in children:
             child.terminate()

@@ -15,10 +15,11 @@ from starlette.exceptions import HTTPException
 
 from rl2ml_core.errors import InvalidInput, RL2MLError
 
-__all__ = ["MEDIA_TYPE", "PROBLEM_TYPES", "Problem", "from_invalid_input", "from_validation", "install"]
+__all__ = ["MEDIA_TYPE", "PROBLEM_TYPES", "Problem", "documented", "from_invalid_input", "from_validation", "install"]
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20
+_MOST_LISTED = 1_000  # listing errors costs a kilobyte each, however few are kept
 _LONGEST_DETAIL = 300
 
 #: name → (status, title). The type's URI is `urn:rl2ml:problem:` and the name.
@@ -71,6 +72,8 @@ class Problem(Exception):
 
 def from_validation(error: ValidationError, tags: frozenset[str]) -> Problem:
     """The problem of a body that does not fit its schema; `tags` are union members, no part of the document's path."""
+    if error.error_count() > _MOST_LISTED:
+        return Problem("invalid-request", f"{error.error_count()} errors, too many to list")
     found = error.errors(include_url=False, include_input=False)
     if found and found[0]["type"] == "json_invalid":
         return Problem("malformed-json", found[0]["msg"])
@@ -87,7 +90,8 @@ def _message(item: ErrorDetails) -> str:
     if kind == "extra_forbidden":
         return "unknown field"
     if kind == "union_tag_invalid":
-        return f"name must be one of {item['ctx']['expected_tags']}"
+        expected = str(item["ctx"]["expected_tags"]).removesuffix(", 'metric:text'")
+        return f"name must be one of {expected}"
     if kind == "union_tag_not_found":
         return "expected an object with a name, or text such as pass@8"
     return item["msg"].removeprefix("Value error, ")
@@ -98,7 +102,18 @@ def from_invalid_input(error: InvalidInput, pointers: dict[str, str]) -> Problem
     pointer = pointers.get(error.field or "", "#")
     if error.index is not None and pointer != "#":
         pointer = f"{pointer}/{error.index}"
-    return Problem("invalid-request", errors=[(pointer, str(error))])
+    return Problem("invalid-request", errors=[(pointer, _expectation(error))])
+
+
+def _expectation(error: RL2MLError) -> str:
+    """The core's message, "expected …; got …", without what was got."""
+    return str(error).partition("; got ")[0]
+
+
+def documented(descriptions: dict[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Statuses answered with a problem, for the OpenAPI document."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    return {status: {"description": text, "content": content} for status, text in descriptions.items()}
 
 
 def install(app: FastAPI) -> None:
@@ -123,7 +138,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RL2MLError)
     async def _core(_: Request, error: RL2MLError) -> Response:
-        return Problem("invalid-request", str(error)).response()
+        return Problem("invalid-request", _expectation(error)).response()
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, __: Exception) -> Response:

@@ -121,7 +121,7 @@ class MixtureMetric(_Strict):
     """Σ weight · metric."""
 
     name: Literal["mixture"]
-    parts: Annotated[list[MixturePart], Field(min_length=1, max_length=64)]
+    parts: Annotated[list[MixturePart], Field(fail_fast=True, min_length=1, max_length=64)]
 
 
 def _metric_form(value: Any) -> str | None:

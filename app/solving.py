@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 
 import rl2ml_core as rl2ml
 from app.problems import Problem, from_invalid_input
@@ -130,10 +131,10 @@ def answer(question: Question, identity: str) -> bytes:
         recommendation = rl2ml.recommend(question.pilot, question.metric, question.num_rollouts, **question.options)
     except rl2ml.InvalidInput as error:
         raise from_invalid_input(error, _POINTERS | {"num_rollouts": "#/budget/num_rollouts"}) from None
-    # allow_nan: a NaN would otherwise leave as something that is not JSON; better to fail here.
-    return json.dumps(
-        {"id": identity, **recommendation.to_dict()}, allow_nan=False, ensure_ascii=False, separators=(",", ":")
-    ).encode()
+    body = to_json({"id": identity, **recommendation.to_dict()}, inf_nan_mode="constants")
+    if b"NaN" in body or b"Infinity" in body:
+        raise ArithmeticError("the answer holds a number that JSON has no word for")
+    return body
 
 
 def _check_sizes(request: RecommendationRequest, settings: Settings) -> None:
@@ -160,7 +161,7 @@ def _check_work(question: Question, settings: Settings) -> None:
 
 def _limit(value: float, limit: float, pointer: str, what: str) -> None:
     if value > limit:
-        raise Problem("limit-exceeded", errors=[(pointer, f"at most {limit:g} {what}; got {value:g}")])
+        raise Problem("limit-exceeded", errors=[(pointer, f"at most {limit:,.12g} {what}; got {value:,.12g}")])
 
 
 def _pilot(pilot: CellsPilot | CountsPilot | RatesPilot) -> rl2ml.PilotHistogram | rl2ml.Population:

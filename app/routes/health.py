@@ -3,8 +3,7 @@
 from fastapi import APIRouter
 
 import rl2ml_core as rl2ml
-from app.problems import Problem
-from app.schemas import ProblemDocument
+from app.problems import Problem, documented
 
 __all__ = ["router"]
 
@@ -22,7 +21,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Ready", responses={503: {"model": ProblemDocument, "description": "Not ready"}})
+@router.get("/readyz", summary="Ready", responses=documented({503: "Not ready"}))
 async def readyz() -> dict[str, str]:
     """The service can solve: a small known problem gives its known answer."""
     pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])

@@ -1,7 +1,7 @@
 """`/v1/recommendations`: from a pilot to the objective to train with."""
 
 from collections import OrderedDict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from app.bodies import read_json
 from app.examples import REQUEST_EXAMPLES
 from app.pool import Pool
-from app.problems import Problem, from_validation
+from app.problems import Problem, documented, from_validation
 from app.schemas import TAGS, ProblemDocument, RecommendationAnswer, RecommendationRequest
 from app.settings import Settings
 from app.solving import Question, answer
@@ -18,6 +18,10 @@ from app.solving import Question, answer
 __all__ = ["Recommendations", "router"]
 
 router = APIRouter(prefix="/v1/recommendations", tags=["recommendations"])
+
+#: What a cell is written with. A flood of names or brackets would cost up to a kilobyte each to refuse one by one.
+_CELL_MARKS = ((b'"', 6), (b"{", 1), (b"[", 1))
+_OTHER_MARKS = 2_000
 
 
 class Recommendations:
@@ -49,17 +53,13 @@ class Recommendations:
         return self._kept.get(identity)
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    described = {
-        400: "Not JSON",
-        404: "Not kept",
-        413: "Body too large",
-        415: "Not uncompressed application/json",
-        422: "Not valid, or beyond a limit",
-        503: "Overloaded, or past the deadline",
-    }
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-    return {status: {"description": described[status], "content": content} for status in statuses}
+_PROBLEMS = {
+    400: "Not JSON",
+    413: "Body too large",
+    415: "Not uncompressed application/json",
+    422: "Not valid, or beyond a limit",
+    503: "Overloaded, or past the deadline",
+}
 
 
 @router.post(
@@ -68,7 +68,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     response_class=Response,
     responses={
         200: {"model": RecommendationAnswer, "description": "The recommendation; flat and uninformative ones too"},
-        **_problems(400, 413, 415, 422, 503),
+        **documented(_PROBLEMS),
     },
     openapi_extra={
         "requestBody": {
@@ -89,6 +89,8 @@ async def create(request: Request) -> Response:
     """
     settings: Settings = request.app.state.settings
     body = await read_json(request, settings.max_body_bytes)
+    if any(body.count(mark) > per_cell * settings.max_cells + _OTHER_MARKS for mark, per_cell in _CELL_MARKS):
+        raise Problem("limit-exceeded", f"more names or brackets than a pilot of {settings.max_cells:,} cells needs")
     try:
         parsed = RecommendationRequest.model_validate_json(body)
     except ValidationError as error:
@@ -110,7 +112,7 @@ async def create(request: Request) -> Response:
     responses={
         200: {"model": RecommendationAnswer, "description": "The recommendation"},
         304: {"description": "Not modified"},
-        **_problems(404, 422),
+        **documented({404: "Not kept", 422: "Not valid"}),
     },
 )
 async def read(request: Request, identity: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:

@@ -14,6 +14,8 @@ from rl2ml_core.objective.population import HasPopulation, Population, ScoreGeom
 
 __all__ = ["BASELINES", "baseline_shares", "baseline_tables", "expected_pass_rate", "resolve_baseline", "rl2ml_table"]
 
+_UNDERFLOW = 1e-250
+
 #: Each baseline in a sentence.
 BASELINES = {
     "none": "b = 0: the paper's direct estimator",
@@ -85,8 +87,21 @@ def baseline_tables(weights: Array, shares: Array | None) -> tuple[Array, Array]
 
 def expected_pass_rate(population: Population, num_others: int) -> Array:
     """E[p | m successes among n rollouts], m = 0..n, [n+1], for a prompt drawn from the population. E10."""
-    evidence = np.full(num_others + 1, -np.inf)  # log P(m)
-    successes = np.full(num_others + 1, -np.inf)  # log E[p; m]
+    evidence = np.zeros(num_others + 1)  # P(m), up to the weights' sum
+    successes = np.zeros(num_others + 1)  # E[p; m]
+    for where, block in population.blocks(num_others + 1):
+        moments = block.bernstein(num_others)
+        evidence += population.weights[where] @ moments.law
+        successes += population.weights[where] @ (moments.law * block.posterior_means(num_others))
+    if evidence.min() > _UNDERFLOW:
+        return np.asarray(np.minimum(successes / evidence, 1.0))
+    return _expected_pass_rate_by_logs(population, num_others)
+
+
+def _expected_pass_rate_by_logs(population: Population, num_others: int) -> Array:
+    """The same where some m are too unlikely for floating point, such as many successes in an all-fail pilot."""
+    evidence = np.full(num_others + 1, -np.inf)
+    successes = np.full(num_others + 1, -np.inf)
     for _, block in population.blocks(num_others + 1):
         occupied = block.weights > 0
         logs = block.log_bernstein(num_others)[occupied] + np.log(block.weights[occupied])[:, None]

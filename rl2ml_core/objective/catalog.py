@@ -5,6 +5,7 @@ One literal mapping from a name to a function of N. A table's scale matters to l
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -81,14 +82,20 @@ def known_table(name: str, num_rollouts: int, **parameters: float | str) -> Adva
     Raises:
         InvalidInput: an unknown name or parameter, or a group too small for the trainer.
     """
+    # A table is immutable, so one serves all callers.
+    return _known_table(name, num_rollouts, tuple(sorted(parameters.items())))
+
+
+@lru_cache(maxsize=16)
+def _known_table(name: str, num_rollouts: int, parameters: tuple[tuple[str, float | str], ...]) -> AdvantageTable:
     trainer = KNOWN_TRAINERS[choice(name, "name", KNOWN_TRAINERS)]
     n = integer(num_rollouts, "num_rollouts", minimum=1, maximum=MAX_ROLLOUTS)
     if n < trainer.least_rollouts:
         raise InvalidInput(f"{name} needs at least {trainer.least_rollouts} rollouts per prompt; got {n}")
     accepted = trainer.advantages.__code__.co_varnames[2 : trainer.advantages.__code__.co_argcount]
-    for parameter in parameters:
+    for parameter, _ in parameters:
         if parameter not in accepted:
             raise InvalidInput(f"{name} takes {', '.join(accepted) or 'no parameters'}; got {parameter}")
-    success, failure = trainer.advantages(np.arange(n + 1.0), n, **parameters)
+    success, failure = trainer.advantages(np.arange(n + 1.0), n, **dict(parameters))
     success[0] = failure[-1] = 0
     return AdvantageTable(success, failure)

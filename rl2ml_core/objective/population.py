@@ -83,8 +83,8 @@ class Population:
             raise InvalidInput("a point mass needs a pass rate: successes + failures must be positive without a prior")
 
     @classmethod
-    def _trusted(cls, successes: Array, failures: Array, weights: Array, prior: BetaPrior | None) -> Self:
-        """From parts of a valid population: no second check."""
+    def trusted(cls, successes: Array, failures: Array, weights: Array, prior: BetaPrior | None) -> Self:
+        """From parts known to be valid (such as a histogram's): no second check."""
         population = object.__new__(cls)
         vars(population).update(successes=successes, failures=failures, weights=weights, prior=prior)
         return population
@@ -112,7 +112,7 @@ class Population:
 
     def at_means(self) -> "Population":
         """The same cells as point masses at their means: the paper's plug-in p̂ (App. B.3)."""
-        return self._trusted(self.shape_success, self.shape_failure, self.weights, None)
+        return self.trusted(self.shape_success, self.shape_failure, self.weights, None)
 
     def blocks(self, width: int) -> "Iterator[tuple[slice, Population]]":
         """Runs of cells small enough that arrays [cells, width] stay within a few megabytes."""
@@ -122,13 +122,13 @@ class Population:
             return
         for start in range(0, self.weights.size, rows):
             block = slice(start, start + rows)
-            yield block, self._trusted(self.successes[block], self.failures[block], self.weights[block], self.prior)
+            yield block, self.trusted(self.successes[block], self.failures[block], self.weights[block], self.prior)
 
     def log_bernstein(self, degree: int) -> Array:
         """log E[B_m(p)] for m = 0..degree per cell, [C, degree+1]: a (beta-)binomial law, kept in logs.
 
         Built from the ratios of neighboring terms and normalized (the terms of a law add to one), so that neither
-        factorials nor underflow limit its accuracy. The last one is kept: baseline, criterion and calibration share it.
+        factorials nor underflow limit its accuracy. The last one is kept: baseline and criterion share it.
         """
         kept: tuple[int, Array] | None = getattr(self, "_last_law", None)
         if kept is not None and kept[0] == degree:
@@ -148,13 +148,19 @@ class Population:
         return logs
 
     def bernstein(self, degree: int) -> "BernsteinMoments":
-        """E[p^i (1−p)^j B_m(p)] per cell for small i and j, from one evaluation."""
+        """E[p^i (1−p)^j B_m(p)] per cell for small i and j, from one evaluation; the last one is kept."""
+        kept: tuple[int, BernsteinMoments] | None = getattr(self, "_last_moments", None)
+        if kept is not None and kept[0] == degree:
+            return kept[1]
         m = np.arange(degree + 1)
-        a, b = self.shape_success[:, None], self.shape_failure[:, None]
         law = np.exp(self.log_bernstein(degree))
         if self.prior is None:
-            return BernsteinMoments(law, self.pass_rates[:, None], self._failure_rates[:, None], None)
-        return BernsteinMoments(law, a + m, b + (degree - m), a + b + degree)
+            moments = BernsteinMoments(law, self.pass_rates[:, None], self._failure_rates[:, None], None)
+        else:
+            a, b = self.shape_success[:, None], self.shape_failure[:, None]
+            moments = BernsteinMoments(law, a + m, b + (degree - m), a + b + degree)
+        object.__setattr__(self, "_last_moments", (degree, moments))
+        return moments
 
     def posterior_means(self, degree: int) -> Array:
         """E[p | m successes in `degree` further rollouts] per cell, [C, degree+1] (one column for points)."""
@@ -172,7 +178,7 @@ class Population:
             return i * np.log(p) + j * np.log(q), self
         a, b = self.shape_success, self.shape_failure
         logs: Array = betaln(a + i, b + j) - betaln(a, b)
-        return logs, self._trusted(self.successes + i, self.failures + j, self.weights, self.prior)
+        return logs, self.trusted(self.successes + i, self.failures + j, self.weights, self.prior)
 
     @property
     def _failure_rates(self) -> Array:

@@ -189,7 +189,7 @@ class PilotHistogram:
     def population(self, prior: BetaPrior | None = BetaPrior(1, 1)) -> Population:  # noqa: B008  (frozen)
         """The distribution of pass rates: the posterior of each cell, or the points k/n when `prior` is None."""
         k = self.num_successes.astype(np.float64)
-        return Population(k, self.num_rollouts - k, self.num_prompts, prior)
+        return Population.trusted(k, self.num_rollouts - k, self.num_prompts, prior)
 
 
 def _integers(values: npt.ArrayLike, field: str) -> npt.NDArray[np.integer]:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from rl2ml_core.checks import Array
 
-__all__ = ["Certificate", "Interpolant", "first_degree", "grid_and_matrix", "interpolate"]
+__all__ = ["Certificate", "Interpolant", "first_degree", "grid_and_matrix", "interpolate", "piece_edges"]
 
 #: Interpolants are refined until their last coefficients are this small against the largest value.
-TAIL = 1e-10
-_ROUNDING = 1e-14
+TAIL = 1e-9
+_ROUNDING = 1e-12
 # The grid for plots, quantiles and draws; peaks between points are refined.
 _GRID_PER_UNIT = 60
 _LEAST_GRID = 40
@@ -127,10 +127,9 @@ def interpolate(
         degree: degree to start from.
     """
     if lower == upper:
-        node = np.array([lower])
-        value = function(node)
+        value = function(np.array([lower]))
         return Interpolant(np.array([lower, upper]), value[None], float(np.abs(value).max())), value
-    edges = _edges(lower, upper)
+    edges = piece_edges(lower, upper)
     while True:
         unit, transform = _unit_nodes(degree)
         nodes = edges[:-1, None] + (unit + 1) / 2 * np.diff(edges)[:, None]
@@ -139,14 +138,15 @@ def interpolate(
         found = Interpolant(edges, series, float(np.abs(values).max()))
         if found.tail <= TAIL or degree >= _HIGHEST_DEGREE:
             return found, values
-        degree *= 2
+        degree += degree // 2
 
 
 def first_degree(num_rollouts: int) -> int:
-    """A degree that usually suffices on a piece of width 1 for N rollouts (measured; `interpolate` refines)."""
-    if num_rollouts <= 64:
-        return 16
-    return 24 if num_rollouts <= 1024 else 48
+    """A degree that usually meets `TAIL` on a piece of width 1 for N rollouts (docs/decisions.md)."""
+    for largest, degree in ((16, 18), (64, 22), (1024, 28)):
+        if num_rollouts <= largest:
+            return degree
+    return 40
 
 
 @lru_cache(maxsize=32)
@@ -158,7 +158,7 @@ def grid_and_matrix(lower: float, upper: float, degree: int) -> tuple[Array, Arr
     if lower == upper:
         return np.array([lower]), np.ones((1, 1))
     _, transform = _unit_nodes(degree)
-    edges = _edges(lower, upper)
+    edges = piece_edges(lower, upper)
     grid = np.linspace(lower, upper, max(_LEAST_GRID, int(np.ceil((upper - lower) * _GRID_PER_UNIT))) + 1)
     piece = np.clip(np.searchsorted(edges, grid, side="right") - 1, 0, edges.size - 2)
     unit = np.clip(2 * (grid - edges[piece]) / np.diff(edges)[piece] - 1, -1, 1)
@@ -170,9 +170,9 @@ def grid_and_matrix(lower: float, upper: float, degree: int) -> tuple[Array, Arr
     return grid, flat
 
 
-def _edges(lower: float, upper: float) -> Array:
-    """Boundaries of equal pieces no wider than `_WIDEST_PIECE`."""
-    return np.linspace(lower, upper, int(np.ceil((upper - lower) / _WIDEST_PIECE)) + 1)
+def piece_edges(lower: float, upper: float) -> Array:
+    """Boundaries of equal pieces no wider than `_WIDEST_PIECE`; both ends of a single point."""
+    return np.linspace(lower, upper, max(1, int(np.ceil((upper - lower) / _WIDEST_PIECE))) + 1)
 
 
 @lru_cache(maxsize=16)

@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,14 @@ from rl2ml_core.pilot.diagnostics import Diagnostic, pilot_diagnostics, set_by_p
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.prior import posterior
 from rl2ml_core.selection.calibration import LearningRate, calibrate
-from rl2ml_core.selection.chebyshev import Certificate, Interpolant, first_degree, grid_and_matrix, interpolate
+from rl2ml_core.selection.chebyshev import (
+    Certificate,
+    Interpolant,
+    first_degree,
+    grid_and_matrix,
+    interpolate,
+    piece_edges,
+)
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain
 from rl2ml_core.selection.metrics import Metric, parse_metric
 from rl2ml_core.selection.uncertainty import Interval, NearOptimal, draw, kappa_draws, near_optimal, peaks
@@ -40,6 +48,7 @@ SATURATED_HEADROOM = 1e-3
 MAX_BOOTSTRAP = 100_000
 _SENSITIVITY_KAPPAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _CURVE_EVERY = 3
+_KEPT_WEIGHTS = 1 << 17  # a megabyte at most for each range and N
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,16 +181,10 @@ def recommend(
         return _uninformative(reason, diagnostics)
 
     status = _status(problem, solution, diagnostics)
-    chosen = AdvantageTable(*(side[0] for side in problem.shipped_tables(np.array([solution.gamma]))))
+    chosen = problem.shipped_table(solution)
     n = problem.num_rollouts
     objective = Objective(solution.gamma, problem.baseline, problem.population, score_model, n, n)._with_table(chosen)
-    reference = trainer.table or chosen
-    rms = advantage_rms(
-        problem.population,
-        np.stack([chosen.success, reference.success]),
-        np.stack([chosen.failure, reference.failure]),
-    )
-    learning_rate = calibrate(None if trainer.table is None else float(rms[1]), float(rms[0]), trainer.label)
+    learning_rate = _learning_rate(problem, chosen, trainer)
     gains = {
         name: None if value is None or not value > 0 else solution.value / value - 1
         for name, value in (("rl", solution.at_zero), ("maxrl", solution.at_one), ("current", solution.at_current))
@@ -308,14 +311,25 @@ class _Problem:
             criterion_baseline="none" if criterion == "paper" else name,
         )
 
-    def tables(self, gamma: Array) -> tuple[Array, Array]:
-        """The tables that the criterion values, [G, N+1] each."""
+    def tables(self, gamma: Array, *, searched: bool = False) -> tuple[Array, Array]:
+        """The tables that the criterion values, [G, N+1] each; `searched` γ come again with every pilot."""
         shares = self.shares if self.criterion_baseline == self.baseline else np.zeros(self.num_rollouts)
-        return baseline_tables(success_weights(gamma, self.num_rollouts), shares)
+        keep = searched and gamma.size * self.num_rollouts <= _KEPT_WEIGHTS
+        weights = (
+            _kept_weights(gamma.tobytes(), self.num_rollouts) if keep else success_weights(gamma, self.num_rollouts)
+        )
+        return baseline_tables(weights, shares)
 
-    def shipped_tables(self, gamma: Array) -> tuple[Array, Array]:
-        """The tables that training uses, [G, N+1] each."""
-        return baseline_tables(success_weights(gamma, self.num_rollouts), self.shares)
+    def table_of(self, gamma: float) -> AdvantageTable:
+        """The table that training uses at a γ."""
+        success, failure = baseline_tables(success_weights([gamma], self.num_rollouts), self.shares)
+        return AdvantageTable(success[0], failure[0])
+
+    def shipped_table(self, solution: "_Solution") -> AdvantageTable:
+        """The table of the answer."""
+        if self.criterion_baseline == self.baseline:
+            return AdvantageTable(solution.success[-1], solution.failure[-1])
+        return self.table_of(solution.gamma)
 
     def why_uninformative(self) -> str | None:
         """Why no γ can be told from this pilot, or None."""
@@ -349,6 +363,12 @@ class _Problem:
         return stated
 
 
+@lru_cache(maxsize=32)
+def _kept_weights(gamma: bytes, num_rollouts: int) -> Array:
+    """Success weights at the nodes of a range: the same for every pilot."""
+    return success_weights(np.frombuffer(gamma), num_rollouts)
+
+
 @dataclass(frozen=True, eq=False)
 class _Trainer:
     """The trainer in use."""
@@ -369,8 +389,7 @@ class _Trainer:
             return cls("table", "your table", current)
         if not isinstance(current, str):
             gamma = finite_number(current, "current", minimum=0, maximum=MAX_GAMMA)
-            success, failure = problem.shipped_tables(np.array([gamma]))
-            return cls(f"gamma={gamma:g}", f"your γ={gamma:g}", AdvantageTable(success[0], failure[0]))
+            return cls(f"gamma={gamma:g}", f"your γ={gamma:g}", problem.table_of(gamma))
         name = choice(current, "current", KNOWN_TRAINERS)
         spoken = f"your {_SPOKEN.get(name, name.upper())}"
         if n < KNOWN_TRAINERS[name].least_rollouts:
@@ -405,34 +424,56 @@ def _solve(problem: _Problem, trainer: _Trainer) -> _Solution:
     sampled: dict[str, Array] = {}
 
     def evaluate(gamma: Array) -> Array:
-        sampled["success"], sampled["failure"] = problem.tables(gamma)
-        sampled["terms"] = problem.criterion.totals(sampled["success"], sampled["failure"])
-        return problem.criterion.combine(sampled["terms"], problem.scores.kappa)
+        """The criterion at the nodes; on the way at the piece edges, γ = 0, γ = 1 and of the trainer in use."""
+        success, failure = problem.tables(np.concatenate([gamma, others]), searched=True)
+        if trainer.table is not None:
+            success = np.concatenate([success, trainer.table.success[None]])
+            failure = np.concatenate([failure, trainer.table.failure[None]])
+        terms = problem.criterion.totals(success, failure)
+        values = problem.criterion.combine(terms, problem.scores.kappa)
+        sampled.update(success=success, failure=failure, terms=terms, values=values[gamma.size :])
+        return values[: gamma.size]
 
-    found, values = interpolate(evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts))
-    # Exact values at every candidate, with what the answer is compared to, in one evaluation.
+    edges = piece_edges(problem.gamma_min, problem.gamma_max)
+    others = np.concatenate([edges, [0.0, 1.0]])
+    found, node_values = interpolate(evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts))
+    success, failure, terms, values = (sampled[name] for name in ("success", "failure", "terms", "values"))
+    nodes = node_values.size
+    # Exact values at every candidate: the stationary points and the edges.
+    best = int(np.argmax(values[: edges.size]))
+    gamma, value, row = float(edges[best]), float(values[best]), nodes + best
     stationary = found.stationary_points()
-    candidates = np.concatenate([found.edges, stationary])
-    success, failure = problem.tables(np.concatenate([candidates, [0.0, 1.0]]))
-    if trainer.table is not None:
-        success = np.vstack([success, trainer.table.success])
-        failure = np.vstack([failure, trainer.table.failure])
-    terms = problem.criterion.totals(success, failure)
-    exact = problem.criterion.combine(terms, problem.scores.kappa)
-    best = int(np.argmax(exact[: candidates.size]))
+    if stationary.size:
+        inside = problem.tables(stationary)
+        inside_terms = problem.criterion.totals(*inside)
+        inside_values = problem.criterion.combine(inside_terms, problem.scores.kappa)
+        top = int(np.argmax(inside_values))
+        if inside_values[top] > value:
+            gamma, value, row = float(stationary[top]), float(inside_values[top]), success.shape[0] + top
+        success, failure = np.concatenate([success, inside[0]]), np.concatenate([failure, inside[1]])
+        terms = np.concatenate([terms, inside_terms], axis=1)
+    rows = np.append(np.arange(nodes), row)
     return _Solution(
-        gamma=float(candidates[best]),
-        value=float(exact[best]),
+        gamma=gamma,
+        value=value,
         stationary=stationary,
         interpolant=found,
-        node_values=values,
-        success=np.vstack([sampled["success"], success[best]]),
-        failure=np.vstack([sampled["failure"], failure[best]]),
-        terms=np.column_stack([sampled["terms"], terms[:, best]]),
-        at_zero=float(exact[candidates.size]),
-        at_one=float(exact[candidates.size + 1]),
-        at_current=None if trainer.table is None else float(exact[-1]),
+        node_values=node_values,
+        success=success[rows],
+        failure=failure[rows],
+        terms=terms[:, rows],
+        at_zero=float(values[edges.size]),
+        at_one=float(values[edges.size + 1]),
+        at_current=None if trainer.table is None else float(values[-1]),
     )
+
+
+def _learning_rate(problem: _Problem, chosen: AdvantageTable, trainer: _Trainer) -> LearningRate:
+    tables = [chosen] if trainer.table is None else [chosen, trainer.table]
+    rms = advantage_rms(
+        problem.population, np.stack([t.success for t in tables]), np.stack([t.failure for t in tables])
+    )
+    return calibrate(None if trainer.table is None else float(rms[1]), float(rms[0]), trainer.label)
 
 
 def _status(problem: _Problem, solution: _Solution, diagnostics: list[Diagnostic]) -> str:

@@ -5,6 +5,7 @@ Shapes: A atoms (actions of a policy), D parameters, N rollouts.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import mpmath
 import numpy as np
@@ -20,16 +21,20 @@ def to_fixed_point(value: float) -> int:
 
 def literal_sum(pass_rate: float, gamma: float, num_terms: int) -> mpmath.mpf:
     """Σ_{m<M} c_m (1−p)^m term by term, c_{m+1} = c_m (γ+m)/(m+1), with integers scaled by 2^320."""
-    one = 1 << BITS
-    g, q = to_fixed_point(gamma), one - to_fixed_point(pass_rate)
-    term = total = one
+    total = _sum_of_integers(to_fixed_point(gamma), (1 << BITS) - to_fixed_point(pass_rate), num_terms)
+    with mpmath.workdps(90):
+        return mpmath.mpf(total) / (1 << BITS)
+
+
+@cache
+def _sum_of_integers(g: int, q: int, num_terms: int) -> int:
+    term = total = 1 << BITS
     for m in range(num_terms - 1):
         term = (term * (g + (m << BITS)) // (m + 1) * q) >> (2 * BITS)
         if not term:
             break
         total += term
-    with mpmath.workdps(90):
-        return mpmath.mpf(total) / one
+    return total
 
 
 def literal_objective(pass_rate: float, gamma: float, num_terms: int) -> mpmath.mpf:

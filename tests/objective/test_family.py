@@ -69,7 +69,9 @@ def test_weight_is_exact_on_both_sides_of_the_switch_of_formulas(num_rollouts, g
 @settings(max_examples=200, deadline=None)
 @given(p=pass_rates, gamma=gammas, num_rollouts=st.integers(1, 400))
 def test_weight_equals_the_literal_sum_anywhere(literal_weight, p, gamma, num_rollouts):
-    assert relative_error(rl2ml.objective_weight(p, gamma, num_rollouts), literal_weight(p, gamma, num_rollouts)) < 1e-12
+    assert (
+        relative_error(rl2ml.objective_weight(p, gamma, num_rollouts), literal_weight(p, gamma, num_rollouts)) < 1e-12
+    )
 
 
 @pytest.mark.parametrize("gamma", [1e-12, 0.5, 1, 1.5, 19.7])
