@@ -114,9 +114,7 @@ def test_real_pilots_by_the_papers_criterion(real_pilots, name, num_rollouts, me
         found = rl2ml.recommend(
             pilot, metric, num_rollouts, criterion="paper", variance_penalty=penalty, bootstrap=0, gamma_max=2
         )
-        criterion = Paper(
-            pilot.population(), rl2ml.parse_metric(metric), num_rollouts, ScoreModel.paper(), penalty
-        )
+        criterion = Paper(pilot.population(), rl2ml.parse_metric(metric), num_rollouts, ScoreModel.paper(), penalty)
         check(found.gamma, curve_of(criterion, num_rollouts, np.zeros(num_rollouts)), GRID[::10])
 
 

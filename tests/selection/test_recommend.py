@@ -150,9 +150,7 @@ def enumerated_rms(table, pilot=PILOT, prior=PRIOR):
         for successes in range(n_train + 1):
             choose = gammaln(n_train + 1) - gammaln(successes + 1) - gammaln(n_train - successes + 1)
             chance = np.exp(choose + betaln(a + successes, b + n_train - successes) - betaln(a, b))
-            squares = (
-                successes * table.success[successes] ** 2 + (n_train - successes) * table.failure[successes] ** 2
-            )
+            squares = successes * table.success[successes] ** 2 + (n_train - successes) * table.failure[successes] ** 2
             total += prompts * chance * squares / n_train
     return math.sqrt(total / pilot.total_prompts)
 
@@ -311,7 +309,8 @@ def test_a_plug_in_prior_is_the_population_of_raw_rates():
 
 
 @pytest.mark.parametrize(
-    ("gamma_min", "gamma_max", "known"), [(0, 1, False), (1, 2, False), (1.5, 2, False), (0.9, 1.1, True), (0, 20, True)]
+    ("gamma_min", "gamma_max", "known"),
+    [(0, 1, False), (1, 2, False), (1.5, 2, False), (0.9, 1.1, True), (0, 20, True)],
 )
 def test_probability_subcritical_needs_a_choice_on_both_sides(gamma_min, gamma_max, known):
     found = recommend(PILOT, "pass@8", 8, gamma_min=gamma_min, gamma_max=gamma_max)
@@ -473,9 +472,7 @@ def test_the_papers_criterion_says_what_it_assumes():
     assert {"paper_score_proxies", "default_variance_penalty"} <= set(found.assumptions)
     assert found.kappa_sensitivity == []
     assert found.interval == found.sampling_interval
-    given_all = recommend(
-        PILOT, "pass@8", 8, criterion="paper", variance_penalty=0.1, score_model=ScoreModel.paper()
-    )
+    given_all = recommend(PILOT, "pass@8", 8, criterion="paper", variance_penalty=0.1, score_model=ScoreModel.paper())
     assert not {"paper_score_proxies", "default_variance_penalty"} & set(given_all.assumptions)
     json.dumps(content(found), allow_nan=False)
 

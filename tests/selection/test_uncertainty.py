@@ -35,7 +35,9 @@ def test_cell_weights_have_the_moments_of_a_dirichlet_over_prompts():
     standard_error = np.sqrt(np.diag(covariance) / num_draws)
     assert (np.abs(found.mean(axis=0) - share) < 5 * standard_error).all()
     spread = np.sqrt(np.diag(covariance))
-    np.testing.assert_allclose(np.cov(found.T) / np.outer(spread, spread), covariance / np.outer(spread, spread), atol=0.04)
+    np.testing.assert_allclose(
+        np.cov(found.T) / np.outer(spread, spread), covariance / np.outer(spread, spread), atol=0.04
+    )
 
 
 def test_cell_weights_are_distributed_as_sums_over_prompts():
