@@ -40,6 +40,7 @@ def main() -> None:
             log_level="info" if settings.access_log else "warning",
             access_log=settings.access_log,
             server_header=False,
+            root_path=settings.root_path,
             limit_concurrency=settings.max_connections,
             timeout_graceful_shutdown=settings.graceful_seconds,
         )

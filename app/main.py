@@ -35,7 +35,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="RL2ML",
         version=rl2ml.__version__,
         description=_DESCRIPTION,
-        root_path=chosen.root_path,
         lifespan=lifespan,
         docs_url=None,  # both would load scripts from a CDN
         redoc_url=None,

@@ -29,7 +29,8 @@ class Pool:
         """Run a function of a module in a child process.
 
         Raises:
-            Problem: "overloaded" when the queue is full, children keep dying or the server stops; "deadline-exceeded".
+            Problem: "overloaded" when the queue is full or children keep dying, "deadline-exceeded", "not-ready" when
+                the server stops.
         """
         if self._jobs >= self._settings.pool_workers + self._settings.pool_queue:
             raise Problem("overloaded", headers={"Retry-After": "1"})
@@ -48,7 +49,7 @@ class Pool:
             raise Problem("deadline-exceeded") from None
         except asyncio.CancelledError:
             # The server stops and waits no longer: say so, rather than nothing.
-            raise Problem("overloaded", "the service is stopping") from None
+            raise Problem("not-ready", "the service is stopping") from None
         finally:
             self._jobs -= 1
 

@@ -91,7 +91,7 @@ def _message(item: ErrorDetails) -> str:
         return "unknown field"
     if kind == "union_tag_invalid":
         expected = str(item["ctx"]["expected_tags"]).removesuffix(", 'metric:text'")
-        return f"name must be one of {expected}"
+        return f"name must be one of {expected.replace('prior:', '')}"
     if kind == "union_tag_not_found":
         return "expected an object with a name, or text such as pass@8"
     return item["msg"].removeprefix("Value error, ")

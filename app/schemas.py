@@ -24,7 +24,8 @@ class _Strict(BaseModel):
 
 PilotRollouts = Annotated[int, Field(ge=1, le=MAX_PILOT_ROLLOUTS)]
 PassRate = Annotated[float, Field(ge=0, le=1)]
-Gamma = Annotated[float, Field(ge=0, le=MAX_GAMMA)]
+_unsigned = AfterValidator(abs)  # −0 is 0: one question, one id
+Gamma = Annotated[float, Field(ge=0, le=MAX_GAMMA), _unsigned]
 
 
 def _one_of(names: Collection[str]) -> tuple[AfterValidator, WithJsonSchema]:
@@ -152,7 +153,7 @@ class Search(_Strict):
     gamma_min: Gamma = 0.0
     gamma_max: Gamma = 2.0
     criterion: Literal["rms_gain", "paper"] = "rms_gain"
-    variance_penalty: Annotated[float, Field(ge=0, le=1e6)] | None = None
+    variance_penalty: Annotated[float, Field(ge=0, le=1e6), _unsigned] | None = None
 
 
 class Estimator(_Strict):
@@ -165,7 +166,7 @@ class ScoreModelChoice(_Strict):
     """κ and how well it is known (log-standard-deviation); leave the whole object out where κ is not measured."""
 
     kappa: Annotated[float, Field(gt=0, le=1)]
-    kappa_spread: Annotated[float, Field(ge=0, le=10)] | None = None
+    kappa_spread: Annotated[float, Field(ge=0, le=10), _unsigned] | None = None
 
 
 class BetaPriorChoice(_Strict):
@@ -184,7 +185,7 @@ class PlugInChoice(_Strict):
 
 def _prior_form(value: Any) -> str:
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-    return "prior:plug_in" if name == "plug_in" else "prior:beta"
+    return f"prior:{name}" if isinstance(name, str) else "prior:beta"
 
 
 Prior = Annotated[

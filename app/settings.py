@@ -20,14 +20,17 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", validation_alias=AliasChoices("host", "HOST", "RL2ML_HOST"))
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("port", "PORT", "RL2ML_PORT"))
-    root_path: str = Field("", description="path prefix that a proxy strips")
+    root_path: str = Field("", pattern=r"^(/[\w.~-]+)*$", description="path prefix that a proxy strips")
     access_log: bool = False
 
     max_body_bytes: Positive = Field(2 << 20, description="larger request bodies are refused unread")
     max_cells: Positive = Field(20_000, description="distinct (num_rollouts, num_successes) of a pilot")
     max_prompts: Positive = Field(500_000, description="entries of a pilot given prompt by prompt")
     max_num_rollouts: int = Field(MAX_ROLLOUTS, ge=1, le=MAX_ROLLOUTS, description="rollouts per prompt in training")
-    max_work: Positive = Field(20_000_000, description="cells × rollouts per prompt: memory and time of a solve")
+    max_work: Positive = Field(
+        20_000_000,
+        description="cells × rollouts per prompt, and the like: numbers that a solve computes or holds at a time",
+    )
     max_gamma: float = Field(MAX_GAMMA, ge=0, le=MAX_GAMMA)
     max_bootstrap: Positive = 2_000
     max_draw_cells: Positive = Field(20_000_000, description="bootstrap draws × cells")

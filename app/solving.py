@@ -38,7 +38,6 @@ _POINTERS = {
     "baseline": "#/estimator/baseline",
     "current": "#/current",
     "metric": "#/metric",
-    "metric.parts": "#/metric/parts",
     "prior": "#/prior",
     "score_model": "#/score_model",
 }
@@ -64,7 +63,7 @@ class Question:
         try:
             question = cls(
                 _pilot(request.pilot),
-                _metric(request.metric),
+                _judged(request.metric),
                 request.budget.num_rollouts,
                 {
                     "gamma_min": request.search.gamma_min,
@@ -110,14 +109,34 @@ class Question:
     @property
     def milliseconds(self) -> float:
         """Predicted time of the solve (benchmarks/http.py prints it beside the measured one)."""
-        nodes: float = 30 * max(1.0, self.options["gamma_max"] - self.options["gamma_min"])
+        cells, n, nodes = self.num_cells, self.num_rollouts, self.gamma_nodes
         draws: int = self.options["bootstrap"]
-        work = self.num_cells * self.num_rollouts
         return (
             1
-            + 1e-4 * work * (1 + nodes / 100)
-            + 5e-5 * nodes * self.num_rollouts
-            + 1e-5 * draws * (self.num_cells + 2 * nodes)
+            + 2e-4 * cells * n
+            + 2e-4 * nodes * n
+            + draws * (1e-4 * cells + 1e-5 * nodes + 2e-7 * nodes**2)
+            + self.quadrature_nodes * (3e-5 * cells + 1e-4 * n + 2e-7 * cells * n)
+        )
+
+    @property
+    def gamma_nodes(self) -> float:
+        """Values of γ at which the criterion is computed, roughly."""
+        width: float = self.options["gamma_max"] - self.options["gamma_min"]
+        return 30 * max(1.0, width)
+
+    @property
+    def quadrature_nodes(self) -> float:
+        """Points at which logarithms are integrated over every cell, all parts of the metric together."""
+        prior = self.options["prior"]
+        if isinstance(self.pilot, rl2ml.Population) or not isinstance(prior, rl2ml.BetaPrior):
+            return 0.0
+        parts = list(self.metric.parts) if isinstance(self.metric, rl2ml.Mixture) else [self.metric]
+        narrowest: float = int(self.pilot.num_rollouts.max()) + prior.alpha + prior.beta + self.num_rollouts
+        return sum(
+            max(400.0, 6 * narrowest**0.5, 10 * max(part.tau, 1e-5) ** -0.5)
+            for part in parts
+            if isinstance(part, rl2ml.LogSuccess)
         )
 
 
@@ -156,6 +175,8 @@ def _check_work(question: Question, settings: Settings) -> None:
     cells = question.num_cells
     _limit(cells, settings.max_cells, "#/pilot", "distinct cells")
     _limit(cells * question.num_rollouts, settings.max_work, "#/pilot", "cells × rollouts per prompt")
+    _limit(2 * question.gamma_nodes * question.num_rollouts, settings.max_work, "#/search", "numbers in tables over γ")
+    _limit(cells * question.quadrature_nodes, settings.max_work, "#/metric", "cells × quadrature nodes")
     _limit(cells * question.options["bootstrap"], settings.max_draw_cells, "#/uncertainty/bootstrap", "draws × cells")
 
 
@@ -173,8 +194,15 @@ def _pilot(pilot: CellsPilot | CountsPilot | RatesPilot) -> rl2ml.PilotHistogram
         return rl2ml.PilotHistogram.from_counts(pilot.num_successes, pilot.num_rollouts)
     if pilot.num_rollouts is not None:
         return rl2ml.PilotHistogram.from_pass_rates(pilot.pass_rates, pilot.num_rollouts)
-    rates, counts = np.unique(pilot.pass_rates, return_counts=True)
+    rates, counts = np.unique(np.abs(pilot.pass_rates), return_counts=True)
     return rl2ml.Population.from_pass_rates(rates, counts)
+
+
+def _judged(metric: PassAtKMetric | LogSuccessMetric | MixtureMetric | str) -> rl2ml.Metric:
+    try:
+        return _metric(metric)
+    except rl2ml.InvalidInput as error:
+        raise rl2ml.InvalidInput(str(error), field="metric") from None
 
 
 def _metric(metric: PassAtKMetric | LogSuccessMetric | MixtureMetric | str) -> rl2ml.Metric:

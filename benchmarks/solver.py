@@ -1,16 +1,16 @@
 """How long the solver takes, next to four other ways to a γ, and how often each of them misses the maximum.
 
 `python benchmarks/solver.py` prints everything in one run of a few minutes; `--quick` is a smoke test. One BLAS thread:
-the matrices are small. Every time is the best of several; a method that would take long is measured on fewer prompts and
-scaled, as its row says.
+the matrices are small. Every time is the best of several; a method that would take long is measured on fewer prompts
+and scaled, as its row says. Ratios are to ours from the same input: the counts, or for the grid the histogram.
 
 The ways:
 - ours: the certified maximum of the RMS gain on the pilot's histogram.
-- App. B.3: the listing of arXiv:2605.30154, prompt by prompt on U = A/√B at p̂ = (k+1)/(n+2), ℓ = p̂(1−p̂): the best of a
-  grid, blended half-way to 0.8, then 8 unsafeguarded Newton steps on F = 2A'B − AB', clipped to the range. Its grid is not
-  given there; 41 points here.
-- minimize_scalar: scipy's bounded method on the RMS gain, prompt by prompt at p̂: w by the incomplete beta function, the
-  noise by each prompt's binomial law.
+- App. B.3: the listing of arXiv:2605.30154, prompt by prompt on U = A/√B at p̂ = (k+1)/(n+2), ℓ = p̂(1−p̂): the best of
+  a grid, blended half-way to 0.8, then 8 unsafeguarded Newton steps on F = 2A'B − AB', clipped to the range. 41 points
+  in the grid.
+- minimize_scalar: scipy's bounded method on the RMS gain, prompt by prompt at p̂: w by the incomplete beta function,
+  the noise by each prompt's binomial law.
 - grid: 2,001 values of γ on the histogram's criterion.
 """
 
@@ -23,8 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
 
 import numpy as np
@@ -46,6 +47,13 @@ COARSE_POINTS = 41
 NEWTON_STEPS = 8
 ANCHOR = 0.8
 MISS = 0.01
+
+SOLVE = "ours: solve alone"
+FROM_COUNTS = "ours: counts to γ"
+NO_DRAWS = "ours: recommend(bootstrap=0)"
+DRAWS = "ours: recommend(), 200 draws"
+PAPER = "App. B.3, per prompt"
+GRID = f"grid of {GRID_POINTS:,}, histogram"
 
 _VALUES_KEPT = 1 << 24  # a matrix [prompts, rollouts] of 128 MB; beyond it a peer is measured on fewer prompts
 _VALUES_AT_ONCE = 1 << 18
@@ -227,43 +235,45 @@ def on_fewer(
     return Timed(elapsed * p.size / used, None if used == p.size else used)
 
 
-def time_all(sizes: list[int], rollouts: list[int], quick: bool) -> dict[tuple[int, int, str], float]:
-    rng = np.random.default_rng(0)
+def time_one(counts: np.ndarray, num_rollouts: int, quick: bool) -> dict[str, Timed]:
+    n = num_rollouts
     repeats, seconds = (3, 0.3) if quick else (7, 2.0)
     most = _VALUES_KEPT >> (4 if quick else 0)
+    pilot = rl2ml.PilotHistogram.from_counts(counts, PILOT_ROLLOUTS)
+    population = pilot.population()
+    shares = baseline_shares("bayes", n, population)
+    p = (counts + 1) / (PILOT_ROLLOUTS + 2)
+    solve(pilot, n)  # fills the caches that stay with a process
+
+    def ours(function: Callable[[], object]) -> Timed:
+        return Timed(best_of(function, 100, seconds))
+
+    return {
+        SOLVE: ours(lambda: solve(pilot, n)),
+        FROM_COUNTS: ours(lambda: solve(rl2ml.PilotHistogram.from_counts(counts, PILOT_ROLLOUTS), n)),
+        NO_DRAWS: ours(lambda: rl2ml.recommend(pilot, METRIC, n, bootstrap=0)),
+        DRAWS: ours(lambda: rl2ml.recommend(pilot, METRIC, n)),
+        PAPER: on_fewer(lambda q: papers_procedure(UnitGain(q, METRIC, n)), p, n, repeats, seconds, most),
+        "minimize_scalar, per prompt": on_fewer(
+            lambda q: bounded(direct_rms_gain(q, METRIC, n, shares)), p, n, repeats, seconds, most
+        ),
+        GRID: Timed(best_of(lambda: grid_search(histogram_curve(population, METRIC, n)), repeats, seconds)),
+    }
+
+
+def time_all(sizes: list[int], rollouts: list[int], quick: bool) -> dict[tuple[int, int, str], float]:
+    """Print a table for every size and N; seconds by (prompts, N, method)."""
+    rng = np.random.default_rng(0)
     found: dict[tuple[int, int, str], float] = {}
     for size in sizes:
         counts = make_counts(size, rng)
-        pilot = rl2ml.PilotHistogram.from_counts(counts, PILOT_ROLLOUTS)
-        population = pilot.population()
-        p = (counts + 1) / (PILOT_ROLLOUTS + 2)
         for n in rollouts:
-            shares = baseline_shares("bayes", n, population)
-            solve(pilot, n)  # fill caches that stay with a process
-            rows = {
-                "ours: solve alone": Timed(best_of(lambda n=n: solve(pilot, n), 50 if n <= 64 else 20, seconds)),
-                "ours: recommend(bootstrap=0)": Timed(
-                    best_of(lambda n=n: rl2ml.recommend(pilot, METRIC, n, bootstrap=0), 30, seconds)
-                ),
-                "ours: recommend(), 200 draws": Timed(
-                    best_of(lambda n=n: rl2ml.recommend(pilot, METRIC, n), 30, seconds)
-                ),
-                "App. B.3, per prompt": on_fewer(
-                    lambda q, n=n: papers_procedure(UnitGain(q, METRIC, n)), p, n, repeats, seconds, most
-                ),
-                "minimize_scalar, per prompt": on_fewer(
-                    lambda q, n=n, s=shares: bounded(direct_rms_gain(q, METRIC, n, s)), p, n, repeats, seconds, most
-                ),
-                f"grid of {GRID_POINTS:,}, histogram": Timed(
-                    best_of(lambda n=n: grid_search(histogram_curve(population, METRIC, n)), repeats, seconds)
-                ),
-            }
-            ours = rows["ours: recommend(bootstrap=0)"].seconds
+            rows = time_one(counts, n, quick)
             print(f"\n{size:,} prompts, {PILOT_ROLLOUTS} pilot rollouts, N = {n}")
             for name, timed in rows.items():
                 found[size, n, name] = timed.seconds
-                ratio = "" if name.startswith("ours") else f"{timed.seconds / ours:10,.0f} × recommend(bootstrap=0)"
-                print(f"  {name:<31}{timed!s:<34}{ratio}")
+                ratio = timed.seconds / rows[SOLVE if name == GRID else FROM_COUNTS].seconds
+                print(f"  {name:<31}{timed!s:<32}" + ("" if name.startswith("ours") else f"{ratio:>8,.1f} ×"))
     return found
 
 
@@ -387,12 +397,9 @@ def main() -> int:
     print_misses(tallies)
 
     few, many = sizes[0], 100_000
-    ratio = min(
-        times[many, n, "App. B.3, per prompt"] / times[many, n, "ours: recommend(bootstrap=0)"] for n in rollouts
-    )
+    ratio = min(times[many, n, PAPER] / times[many, n, FROM_COUNTS] for n in rollouts)
     ours = sum(tally.misses for name, tally in tallies.items() if name.startswith("ours"))
-    solved, drawn = times[few, 16, "ours: solve alone"], times[few, 16, "ours: recommend(), 200 draws"]
-    largest = times[few, 1024, "ours: recommend(), 200 draws"]
+    solved, drawn, largest = times[few, 16, SOLVE], times[few, 16, DRAWS], times[few, 1024, DRAWS]
     print("\ntargets")
     for text, value, met in (
         ("solve at N = 16 within 1 ms", spoken(solved), solved <= 1e-3),

@@ -154,6 +154,23 @@ def test_variance_of_the_direct_estimator_is_theorem_4_3(num_rollouts, gamma):
         assert float(table.variance(p, scores)) == pytest.approx(expected, rel=1e-11)
 
 
+@pytest.mark.parametrize("num_rollouts", [1, 2, 3, 7])
+@pytest.mark.parametrize("p", [0.0, 0.05, 0.5, 0.9, 1.0])
+def test_couplings_of_the_kappa_model_share_one_vector(num_rollouts, p):
+    # E12: E‖ĝ‖² = Σ_m (p B_m s²_{m+1} + q B_m t²_m)/N + κ Σ_{m≥1} e_m (s²_{m+1} − 2 s_m t_m + t²_{m−1}),
+    # e_m = (m/N) p q² B_m.
+    table, kappa, q = random_table(num_rollouts, 9), 0.37, 1 - p
+    s, t = table.success, table.failure
+    energy = 0.0
+    for m in range(num_rollouts):
+        b = comb(num_rollouts - 1, m) * p**m * q ** (num_rollouts - 1 - m)
+        energy += (p * b * s[m + 1] ** 2 + q * b * t[m] ** 2) / num_rollouts
+        if m:
+            coupling = m / num_rollouts * p * q**2 * b
+            energy += kappa * coupling * (s[m + 1] ** 2 - 2 * s[m] * t[m] + t[m - 1] ** 2)
+    assert float(table.energy(p, rl2ml.ScoreModel(kappa))) == pytest.approx(energy, rel=1e-12)
+
+
 def test_measured_scores_may_differ_by_prompt():
     table, p = random_table(4, 6), np.array([0.1, 0.6])
     together = table.energy(p, rl2ml.MeasuredScores(np.array([0.5, 2.0]), np.array([1.0, 3.0]), 0.7))

@@ -144,3 +144,34 @@ def test_one_rollout_is_too_few_for_trainers_that_center_by_the_group(name):
 def test_impossible_trainers_are_refused(arguments, parameters, message):
     with pytest.raises(rl2ml.InvalidInput, match=message):
         rl2ml.known_table(*arguments, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked_before", "wrong"),
+    [("grpo", 8, 8.0), ("grpo", 8, np.float64(8)), ("grpo", 8, "8"), ("grpo", 8, [8]), ("maxrl", 1, True)],
+)
+def test_a_table_asked_for_before_does_not_excuse_a_wrong_number(name, asked_before, wrong):
+    rl2ml.known_table(name, asked_before)
+    with pytest.raises(rl2ml.InvalidInput, match="num_rollouts must be an integer from 1 to 65536; got"):
+        rl2ml.known_table(name, wrong)
+
+
+@pytest.mark.parametrize("parameters", [{"std": ["sample"]}, {"epsilon": [1e-4]}, {"epsilon": True}])
+def test_parameters_of_a_wrong_type_are_refused(parameters):
+    rl2ml.known_table("grpo", 8, epsilon=1.0)
+    with pytest.raises(rl2ml.InvalidInput, match="must be"):
+        rl2ml.known_table("grpo", 8, **parameters)
+
+
+@pytest.mark.parametrize("name", [["grpo"], {"name": "grpo"}, 3])
+def test_a_name_that_is_no_text_is_refused(name):
+    with pytest.raises(rl2ml.InvalidInput, match="name must be one of"):
+        rl2ml.known_table(name, 8)
+
+
+def test_tables_of_other_parameters_are_other_tables():
+    default = rl2ml.known_table("grpo", 8)
+    assert rl2ml.known_table("grpo", np.int64(8)) == default
+    assert rl2ml.known_table("grpo", 8, epsilon=1e-4, std="sample") == default
+    assert rl2ml.known_table("grpo", 8, epsilon=0.5) != default
+    assert rl2ml.known_table("grpo", 8) == default

@@ -173,6 +173,14 @@ def test_tables_are_kept():
     assert objective.table(8) is objective.table(8)
 
 
+@pytest.mark.parametrize(("kept", "wrong"), [(8, 8.0), (1, True), (8, [8]), (8, "8"), (8, 0), (8, None)])
+def test_a_kept_table_does_not_excuse_a_wrong_number(kept, wrong):
+    objective = rl2ml.Objective(1.3, "score")
+    objective.table(kept)
+    with pytest.raises(rl2ml.InvalidInput, match="num_rollouts must be an integer from 1 to 65536; got"):
+        objective.table(wrong)
+
+
 def test_objectives_are_immutable_and_travel_between_processes():
     objective = rl2ml.Objective(1.3, population=CELLS, num_rollouts=8)
     assert objective.baseline == "bayes"

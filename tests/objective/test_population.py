@@ -197,6 +197,15 @@ def test_populations_keep_read_only_copies():
             array[0] = 0
 
 
+def test_populations_made_from_others_are_read_only_too():
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 3, 2), (8, 0, 1)])
+    population = pilot.population()
+    for made in (population, pilot.population(None), population.at_means(), population.raised(2, 3)[1]):
+        for array in (made.successes, made.failures, made.weights):
+            assert not array.flags.writeable  # laws are kept: a change would leave them behind
+    assert not population.bernstein(3).law.flags.writeable
+
+
 def test_a_pilot_stands_for_its_posteriors():
     pilot = rl2ml.PilotHistogram.from_cells([(8, 3, 2), (8, 0, 1)])
     population = as_population(pilot)

@@ -77,6 +77,11 @@ def test_cells_may_be_empty_or_repeated():
     assert PilotHistogram.from_cells(iter([(8, 1, 5), (8, 0, 1.5)])) == pilot
 
 
+def test_empty_cells_vanish_from_sparse_pilots_too():
+    pilot = PilotHistogram.from_cells([(MAX_PILOT_ROLLOUTS, 5, 0), (1, 1, 2), (MAX_PILOT_ROLLOUTS, 9_999_999, 1)])
+    assert pilot.cells() == [(1, 1, 2), (MAX_PILOT_ROLLOUTS, 9_999_999, 1)]
+
+
 def test_a_rate_rounded_to_two_decimals_is_the_nearest_count():
     # 1/3 = .333 → .33; 5/6 = .8333 → .83; 7/8 = .875 → .88 (off by .005).
     pilot = PilotHistogram.from_pass_rates([0.33, 0.83, 0.88, 1], [3, 6, 8, 5])

@@ -46,10 +46,8 @@ def test_constants_and_lines_have_none(function):
 def test_a_stationary_point_on_the_edge_of_two_pieces(edge):
     found, _ = interpolate(lambda x: -((x - edge) ** 2) + 0.1 * (x - edge) ** 4, 0.0, 3.0, 16)
     assert edge in found.edges
-    points = found.stationary_points()
-    assert np.abs(points - edge).min() < 1e-9
-    # The others, where 0.4 d³ = 2 d and so d = ±√5, lie outside [0, 3].
-    assert np.abs(points - edge).max() < 1e-6
+    # Found from both sides, reported once. The others, where 0.4 d³ = 2 d and so d = ±√5, lie outside [0, 3].
+    np.testing.assert_allclose(found.stationary_points(), [edge], atol=1e-9)
 
 
 def test_a_double_root_is_kept():
@@ -64,8 +62,7 @@ def test_ends_are_not_reported():
     found, _ = interpolate(lambda x: np.cos(np.pi * x), 0.0, 2.0, 32)  # flat at 0, 1 and 2
     points = found.stationary_points()
     inner = points[(points > 1e-6) & (points < 2 - 1e-6)]
-    assert inner.size >= 1
-    np.testing.assert_allclose(inner, 1.0, atol=1e-8)
+    np.testing.assert_allclose(inner, [1.0], atol=1e-8)
     assert (points > 0).all()
     assert (points < 2).all()
 
@@ -80,7 +77,7 @@ def test_refines_until_the_tail_is_small(frequency):
 
     found, values = interpolate(function, 0.0, 1.0, 4)
     assert len(calls) > 1
-    assert calls == [5 * 2**i if i == 0 else 4 * 2**i + 1 for i in range(len(calls))]
+    assert calls == sorted(set(calls))
     assert found.degree > frequency / 2
     assert found.tail <= TAIL
     assert values.size == calls[-1]
@@ -90,7 +87,7 @@ def test_refines_until_the_tail_is_small(frequency):
 
 def test_refinement_ends_and_the_tail_says_so():
     found, _ = interpolate(lambda x: np.abs(x - 0.3), 0.0, 1.0, 4)
-    assert found.degree == 256
+    assert 256 <= found.degree < 512
     assert found.tail > TAIL
 
 

@@ -1,0 +1,247 @@
+"""A client for the application in this process, and the service as a process of its own."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import jsonschema
+import pytest
+
+from app.examples import REQUEST_EXAMPLES
+from app.main import create_app
+from app.problems import PROBLEM_TYPES
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PATH = "/v1/recommendations"
+MOST_PROBLEM_BYTES = 8_000
+HANG = 60  # seconds; only ever reached when something hangs
+
+T = TypeVar("T")
+
+
+def strict_json(text: str | bytes) -> Any:
+    """JSON, where NaN and Infinity are none."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+class Client:
+    """The application without sockets. A handler's exception gives what a server would send."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.app = create_app(settings or Settings())
+        self._runner = asyncio.Runner()
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://test")
+
+    def run(self, work: Awaitable[T]) -> T:
+        async def guarded() -> T:
+            return await asyncio.wait_for(work, HANG)
+
+        return self._runner.run(guarded())
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return self.run(self.http.request(method, path, **options))
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return self.request("GET", path, headers=headers)
+
+    def ask(self, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+        """POST a question: bytes and text as they are, anything else as JSON."""
+        content = body if isinstance(body, (bytes, str)) else json.dumps(body)
+        return self.request(
+            "POST", PATH, content=content, headers={"Content-Type": "application/json"} | (headers or {})
+        )
+
+    def id_of(self, body: Any) -> str:
+        response = self.ask(body)
+        assert response.status_code == 200, response.text
+        return strict_json(response.content)["id"]
+
+    def close(self) -> None:
+        self.run(self.http.aclose())
+        self.app.state.recommendations._pool.close()
+        self._runner.close()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[Client]:
+    """Default settings, whatever the environment says."""
+    made = Client(Settings(host="127.0.0.1", port=8000))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def client_with() -> Iterator[Callable[..., Client]]:
+    """A client with settings of its own."""
+    made: list[Client] = []
+
+    def make(**settings: Any) -> Client:
+        made.append(Client(Settings(**settings)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def question() -> dict[str, Any]:
+    """A small valid request, to be changed at will."""
+    return json.loads(json.dumps(REQUEST_EXAMPLES["histogram"]["value"]))
+
+
+@pytest.fixture
+def unsolvable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on a solve is a failure: what is refused must be refused before."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("solved what should have been refused")
+
+    monkeypatch.setattr("rl2ml_core.recommend", fail)
+
+
+@pytest.fixture(scope="session")
+def document() -> dict[str, Any]:
+    """The OpenAPI document, as served."""
+    made = Client()
+    try:
+        return strict_json(made.get("/openapi.json").content)
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def conforms(document: dict[str, Any]) -> Callable[[httpx.Response], Any]:
+    """Check a response to POST or GET of a recommendation against the document, and give its content."""
+    validators: dict[tuple[str, str], Any] = {}
+
+    def check(response: httpx.Response) -> Any:
+        media_type = response.headers["content-type"].partition(";")[0]
+        method = response.request.method.lower()
+        path = PATH if method == "post" else PATH + "/{identity}"
+        described = document["paths"][path][method]["responses"][str(response.status_code)]["content"]
+        schema = described[media_type]["schema"]
+        validator = validators.setdefault(
+            (str(response.status_code), media_type),
+            jsonschema.Draft202012Validator({**schema, "components": document["components"]}),
+        )
+        content = strict_json(response.content)
+        validator.validate(content)
+        return content
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., dict[str, Any]]:
+    """Check that a response is a well-formed problem of a name, and give its content."""
+
+    def check(response: httpx.Response, *names: str) -> dict[str, Any]:
+        assert response.headers["content-type"] == "application/problem+json"
+        assert len(response.content) <= MOST_PROBLEM_BYTES
+        content = strict_json(response.content)
+        name = content["type"].removeprefix("urn:rl2ml:problem:")
+        assert name in names, content
+        assert (response.status_code, content["title"]) == PROBLEM_TYPES[name]
+        assert content["status"] == response.status_code
+        assert content.keys() <= {"type", "title", "status", "detail", "errors"}
+        errors = content.get("errors", [])
+        assert len(errors) <= 20
+        for error in errors:
+            assert error.keys() == {"pointer", "detail"}
+            assert re.fullmatch(r"#(/[a-z0-9_]+)*", error["pointer"])
+            assert error["detail"]
+        return content
+
+    return check
+
+
+class Server:
+    """`python -m app` on a free loopback port."""
+
+    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+        self.process, self.address = process, address
+        self.port = int(address.rpartition(":")[2])
+        self.http = httpx.Client(base_url=address, timeout=HANG, trust_env=False)
+
+    def ask(self, content: Any) -> httpx.Response:
+        return self.http.post(PATH, content=content, headers={"Content-Type": "application/json"})
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
+        """Send a signal; the exit code and what was written since the address."""
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=HANG)
+        return self.process.returncode, out, err
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment without settings of the service, and with these."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.upper().startswith(("RL2ML_", "HOST", "PORT"))
+    }
+    return kept | {"PYTHONPATH": str(ROOT)} | variables
+
+
+@pytest.fixture(scope="session")
+def run_app() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m app` (or other arguments of python) to its end."""
+
+    def run(*arguments: str, python: tuple[str, ...] = ("-m", "app"), **variables: str) -> Any:
+        return subprocess.run(
+            [sys.executable, *python, *arguments],
+            cwd=ROOT,
+            env=environment(**variables),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=HANG,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[..., Any]:
+    """Start the service; it has printed its address, and ends with the block whatever happens."""
+
+    @contextmanager
+    def start(*arguments: str, **variables: str) -> Iterator[Server]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app", *arguments],
+            cwd=ROOT,
+            env=environment(**{"PORT": "0", **variables}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        server = None
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            found = re.match(r"RL2ML serves (http://\S+:\d+) ", line)
+            assert found, line + (process.stderr.read() if process.stderr and process.poll() is not None else "")
+            server = Server(process, found[1])
+            yield server
+        finally:
+            if server is not None:
+                server.http.close()
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    return start

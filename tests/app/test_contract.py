@@ -1,0 +1,366 @@
+"""The answer, field by field, and its agreement with the library."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import rl2ml_core as rl2ml
+from app.examples import REQUEST_EXAMPLES
+
+PATH = "/v1/recommendations"
+
+#: The fields of an answer; a nested dict where an object has fixed fields.
+FIELDS = {
+    "id": str,
+    "method_version": int,
+    "core_version": str,
+    "summary": str,
+    "gamma": float,
+    "status": str,
+    "regime": str,
+    "interval": {"level": float, "lower": float, "upper": float},
+    "sampling_interval": {"level": float, "lower": float, "upper": float},
+    "near_optimal": {"loss": float, "lower": float, "upper": float},
+    "probability_subcritical": float,
+    "expected_regret": float,
+    "predicted_gain_over": {"rl": float, "maxrl": float, "current": float},
+    "learning_rate": {
+        "multiplier": float,
+        "relative_to": str,
+        "advantage_rms": float,
+        "applies_to": str,
+        "assumes": str,
+    },
+    "objective": {
+        "schema": int,
+        "gamma": float,
+        "order": int,
+        "num_rollouts": int,
+        "baseline": str,
+        "advantages": {"success": list, "failure": list},
+        "update_scales": list,
+        "prior": {"alpha": float, "beta": float},
+        "score_model": {"kappa": float, "source": str},
+        "population": {"cells": list},
+    },
+    "kappa_sensitivity": list,
+    "curve": {"gamma": list, "relative_criterion": list, "lower": list, "upper": list},
+    "certificate": {"degree": int, "tail": float, "stationary_points": list},
+    "diagnostics": list,
+    "assumptions": list,
+}
+
+
+def check_fields(value: Any, expected: Any, where: str = "") -> None:
+    if isinstance(expected, dict):
+        assert value.keys() == expected.keys(), where
+        for name, kind in expected.items():
+            check_fields(value[name], kind, f"{where}/{name}")
+    else:
+        assert isinstance(value, (int, float) if expected is float else expected), where
+        assert not isinstance(value, bool), where
+
+
+@pytest.fixture
+def answer(client, conforms, question) -> dict[str, Any]:
+    response = client.ask(question)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    return conforms(response)
+
+
+def test_fields_are_those_promised(answer, client, conforms, question):
+    check_fields(answer, FIELDS)
+    question["pilot"]["cells"] = question["pilot"]["cells"][:2]
+    answer = conforms(client.ask(question))
+    assert [found["code"] for found in answer["diagnostics"]] == ["small_pilot", "mostly_all_fail"]
+    for found in answer["diagnostics"]:
+        assert found.keys() == {"code", "level", "detail"}
+    for row in answer["kappa_sensitivity"]:
+        assert row.keys() == {"kappa", "gamma", "regret"}
+
+
+def test_documented_fields_are_those_promised(document):
+    schemas = document["components"]["schemas"]
+
+    def check(schema: dict[str, Any], expected: dict[str, Any]) -> None:
+        optional = {"kappa_spread", "name"} if "kappa" in expected else set()
+        assert set(schema["properties"]) - optional == set(expected)
+        assert set(schema["required"]) >= set(expected) - {"kappa"}
+        for name, kind in expected.items():
+            if isinstance(kind, dict):
+                options = schema["properties"][name].get("anyOf", [schema["properties"][name]])
+                (reference,) = [option["$ref"] for option in options if "$ref" in option]
+                check(schemas[reference.rpartition("/")[2]], kind)
+
+    check(schemas["RecommendationAnswer"], FIELDS)
+
+
+def test_answer_is_the_librarys(answer):
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
+    expected = rl2ml.recommend(pilot, "pass@8", 4).to_dict()
+    assert {name: value for name, value in answer.items() if name != "id"} == expected
+
+
+def test_values_agree_with_each_other(answer):
+    objective = answer["objective"]
+    assert objective["gamma"] == answer["gamma"] == pytest.approx(1.272658592, abs=1e-6)
+    assert objective["order"] == objective["num_rollouts"] == 4
+    assert answer["status"] == "interior"
+    assert answer["regime"] == "supercritical"
+    success, failure = objective["advantages"]["success"], objective["advantages"]["failure"]
+    assert success[0] is None
+    assert failure[4] is None
+    assert all(a > 0 for a in success[1:])
+    assert all(a < 0 for a in failure[:-1])
+    assert len(success) == len(failure) == 5
+    assert len(objective["update_scales"]) == 4
+    assert objective["update_scales"][-1] == pytest.approx(1)
+    assert objective["population"]["cells"] == [[8, 0, 30], [8, 2, 20], [8, 6, 14]]
+    assert objective["prior"] == {"alpha": 1, "beta": 1}
+    assert objective["score_model"] == {"kappa": 0.1, "source": "default"}
+    for interval in (answer["interval"], answer["sampling_interval"]):
+        assert interval["level"] == 0.9
+        assert 0 <= interval["lower"] < interval["upper"] <= 2
+    near = answer["near_optimal"]
+    assert near["loss"] == 0.01
+    assert near["lower"] < answer["gamma"] < near["upper"]
+    assert 0 <= answer["probability_subcritical"] <= 1
+    assert 0 <= answer["expected_regret"] < 0.05
+    gains = answer["predicted_gain_over"]
+    assert gains["current"] > gains["rl"] > gains["maxrl"] > 0
+    assert f"γ = {answer['gamma']:.2f}" in answer["summary"]
+    assert f"{gains['rl']:+.0%}".replace("%", " %") in answer["summary"]
+    assert answer["learning_rate"]["relative_to"] == "grpo"
+    # RLOO-like updates are longer than GRPO's, which divides by the standard deviation: the rate must fall.
+    assert 0 < answer["learning_rate"]["multiplier"] < 1
+    assert answer["gamma"] in [pytest.approx(point) for point in answer["certificate"]["stationary_points"]]
+    curve = answer["curve"]
+    assert len({len(side) for side in curve.values()}) == 1
+    assert curve["gamma"] == sorted(curve["gamma"])
+    assert (curve["gamma"][0], curve["gamma"][-1]) == (0, 2)
+    assert 0.999 < max(curve["relative_criterion"]) <= 1 + 1e-12
+    assert all(low <= high for low, high in zip(curve["lower"], curve["upper"], strict=True))
+    assert [row["kappa"] for row in answer["kappa_sensitivity"]] == [0.01, 0.03, 0.1, 0.3, 1]
+    assert answer["kappa_sensitivity"][2]["gamma"] == pytest.approx(answer["gamma"], abs=0.01)
+    assert answer["assumptions"] == [
+        "pilot_policy_is_current",
+        "binary_rewards",
+        "judged_prompts_resemble_pilot",
+        "default_kappa",
+    ]
+
+
+def test_objective_loads_in_the_library(answer):
+    objective = rl2ml.Objective.from_dict(answer["objective"])
+    assert objective.gamma == answer["gamma"]
+    np.testing.assert_allclose(objective.table(4).success[1:], answer["objective"]["advantages"]["success"][1:])
+    assert objective.table(7).num_rollouts == 7
+
+
+def test_without_draws_there_are_no_intervals(client, conforms, question):
+    answer = conforms(client.ask(question | {"uncertainty": {"bootstrap": 0}}))
+    for name in ("interval", "sampling_interval", "probability_subcritical", "expected_regret"):
+        assert answer[name] is None
+    assert answer["curve"]["lower"] is answer["curve"]["upper"] is None
+    assert answer["gamma"] == pytest.approx(1.272658592, abs=1e-6)
+
+
+def test_draws_do_not_move_gamma_but_the_seed_moves_intervals(client, conforms, question):
+    one, other = (
+        conforms(client.ask(question | {"uncertainty": {"bootstrap": 50, "seed": seed, "level": 0.8}}))
+        for seed in (1, 2)
+    )
+    assert one["gamma"] == other["gamma"]
+    assert one["sampling_interval"] != other["sampling_interval"]
+    assert one["interval"]["level"] == 0.8
+
+
+def test_exact_rates_have_no_interval_and_say_so(client, conforms):
+    answer = conforms(client.ask(REQUEST_EXAMPLES["exact_rates"]["value"]))
+    assert answer["interval"] is answer["sampling_interval"] is answer["expected_regret"] is None
+    assert "pass_rates_are_exact" in answer["assumptions"]
+    assert answer["objective"]["prior"] is None
+
+
+def test_options_reach_the_solve(client, conforms, question):
+    plain = conforms(client.ask(question))
+    changes = {
+        "current": "rloo",
+        "search": {"gamma_max": 1.2},
+        "estimator": {"baseline": "leave_one_out"},
+        "score_model": {"kappa": 0.3},
+        "prior": {"name": "plug_in"},
+        "uncertainty": {"bootstrap": 20},
+    }
+    for name, change in changes.items():
+        answer = conforms(client.ask(question | {name: change}))
+        assert answer["id"] != plain["id"], name
+        assert {key for key in plain if answer[key] != plain[key]} > {"id"}, name
+    assert conforms(client.ask(question | {"current": 1.0}))["learning_rate"]["relative_to"] == "gamma=1"
+    bounded = conforms(client.ask(question | {"search": {"gamma_min": 0.25, "gamma_max": 1.0}}))
+    assert bounded["status"] == "at_upper_bound"
+    assert bounded["gamma"] == 1
+    assert bounded["regime"] == "maxrl_boundary"
+    assert bounded["probability_subcritical"] is None
+    paper = conforms(client.ask(question | {"search": {"criterion": "paper"}}))
+    assert {"paper_score_proxies", "default_variance_penalty"} <= set(paper["assumptions"])
+    assert paper["objective"]["score_model"]["source"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("pilot", "words"),
+    [
+        ([(8, 0, 64)], "no success at all"),
+        ([(8, 8, 64)], "no failure at all"),
+        ([(8, 7, 64), (8, 8, 64)], "saturated"),
+    ],
+)
+def test_uninformative_pilot_is_an_answer(client, conforms, question, pilot, words):
+    cells = [dict(zip(("num_rollouts", "num_successes", "num_prompts"), cell, strict=True)) for cell in pilot]
+    response = client.ask(question | {"pilot": {"cells": cells}, "metric": "pass@1000"})
+    assert response.status_code == 200
+    answer = conforms(response)
+    assert answer["status"] == "uninformative"
+    assert words in answer["summary"]
+    assert answer.keys() == FIELDS.keys()
+    for name in ("gamma", "regime", "interval", "near_optimal", "objective", "learning_rate", "curve", "certificate"):
+        assert answer[name] is None
+    assert answer["predicted_gain_over"] == {"rl": None, "maxrl": None, "current": None}
+    assert answer["diagnostics"][-1]["level"] == "error"
+    assert client.get(f"{PATH}/{answer['id']}").status_code == 200
+
+
+def test_flat_pilot_is_an_answer(client, conforms, question):
+    answer = conforms(client.ask(question | {"budget": {"num_rollouts": 1}}))
+    assert answer["status"] == "flat"
+    assert answer["predicted_gain_over"]["current"] is None, "one rollout gives GRPO no gradient"
+    assert answer["learning_rate"]["multiplier"] is None
+    # Where nearly every group fails, K is 0 or 1: one update scale, and so one direction for every γ.
+    question["pilot"] = {"cells": [{"num_rollouts": 1000, "num_successes": k, "num_prompts": 50} for k in (1, 2)]}
+    flat = conforms(client.ask(question))
+    assert flat["status"] == "flat"
+    assert flat["gamma"] is not None
+
+
+def test_prior_dominated_pilot_is_an_answer(client, conforms, question):
+    question["pilot"] = {"num_rollouts": 8, "num_successes": [0, 0, 0, 3]}
+    assert conforms(client.ask(question))["status"] == "prior_dominated"
+
+
+# --- any valid request ------------------------------------------------------------------------------------------------
+
+
+def positive(most: float) -> st.SearchStrategy[float]:
+    return st.floats(1e-300, most, allow_nan=False)
+
+
+#: Small enough to solve in milliseconds; edges of the schema included.
+SIZES = st.sampled_from([1, 2, 3, 5, 8, 16, 100, 10_000_000])
+
+
+@st.composite
+def cells(draw: st.DrawFn) -> dict[str, Any]:
+    n = draw(SIZES)
+    weights = st.one_of(st.integers(0, 40), st.floats(0, 1e12))
+    return {"num_rollouts": n, "num_successes": draw(st.integers(0, n)), "num_prompts": draw(weights)}
+
+
+@st.composite
+def counts(draw: st.DrawFn) -> dict[str, Any]:
+    n = draw(st.sampled_from([1, 4, 8, 64]))
+    successes = draw(st.lists(st.integers(0, n), min_size=1, max_size=20))
+    return {"num_rollouts": draw(st.sampled_from([n, [n] * len(successes)])), "num_successes": successes}
+
+
+PILOTS = st.one_of(
+    st.fixed_dictionaries({"cells": st.lists(cells(), min_size=1, max_size=8)}),
+    counts(),
+    st.fixed_dictionaries({"pass_rates": st.lists(st.floats(0, 1), min_size=1, max_size=8)}),
+    st.fixed_dictionaries(
+        {"pass_rates": st.lists(st.integers(0, 8).map(lambda k: k / 8), min_size=1), "num_rollouts": st.just(8)}
+    ),
+)
+PASS_AT_K = st.fixed_dictionaries({"name": st.just("pass_at_k"), "k": st.sampled_from([1, 2, 8, 1000, 1_000_000])})
+LOG_SUCCESS = st.fixed_dictionaries({"name": st.just("log_success"), "tau": st.floats(1e-9, 1e3)})
+SIMPLE = st.one_of(PASS_AT_K, LOG_SUCCESS)
+METRICS = st.one_of(
+    SIMPLE,
+    st.sampled_from(["pass@4", "log:0.1", "0.25*pass@1+2*log:1e-3"]),
+    st.fixed_dictionaries(
+        {
+            "name": st.just("mixture"),
+            "parts": st.lists(
+                st.fixed_dictionaries({"weight": st.floats(0, 1e12), "metric": SIMPLE}), min_size=1, max_size=4
+            ),
+        }
+    ),
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> dict[str, Any]:
+    """A request of the schema; now and then one that only the mathematics refuses."""
+    n = draw(st.sampled_from([1, 2, 3, 4, 8, 33]))
+    values = st.one_of(st.none(), st.floats(-1e100, 1e100))
+    sides = st.lists(values, min_size=n + 1, max_size=n + 1)
+    optional = {
+        "current": st.one_of(
+            st.sampled_from(list(rl2ml.KNOWN_TRAINERS)),
+            st.floats(0, 20),
+            st.fixed_dictionaries(
+                {"success": sides.map(lambda x: [None, *x[1:]]), "failure": sides.map(lambda x: [*x[:-1], None])}
+            ),
+        ),
+        "search": st.fixed_dictionaries(
+            {},
+            optional={
+                "gamma_min": st.one_of(st.just(0.0), st.floats(0, 4)),
+                "gamma_max": st.one_of(st.just(2), st.floats(0, 20)),
+                "criterion": st.sampled_from(["rms_gain", "paper"]),
+                "variance_penalty": st.one_of(st.none(), st.floats(0, 1e6)),
+            },
+        ),
+        "estimator": st.fixed_dictionaries({}, optional={"baseline": st.sampled_from(list(rl2ml.BASELINES))}),
+        "score_model": st.one_of(
+            st.none(),
+            st.fixed_dictionaries({"kappa": positive(1)}, optional={"kappa_spread": st.none() | st.floats(0, 10)}),
+        ),
+        "prior": st.one_of(
+            st.just({"name": "plug_in"}),
+            st.fixed_dictionaries(
+                {}, optional={"name": st.just("beta"), "alpha": positive(1e9), "beta": positive(1e9)}
+            ),
+        ),
+        "uncertainty": st.fixed_dictionaries(
+            {"bootstrap": st.integers(0, 20)},
+            optional={"seed": st.integers(0, 2**63 - 1), "level": st.floats(0.5, 0.999)},
+        ),
+    }
+    required = {"pilot": PILOTS, "metric": METRICS, "budget": st.just({"num_rollouts": n})}
+    return draw(st.fixed_dictionaries(required, optional=optional))
+
+
+@given(request_=requests())
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.large_base_example],
+)
+def test_any_valid_request_is_answered(client, conforms, refused, request_):
+    response = client.ask(request_)
+    if response.status_code == 422:
+        assert refused(response, "invalid-request")["errors"][0]["pointer"] != "#"
+        return
+    assert response.status_code == 200, (request_, response.text)
+    answer = conforms(response)  # and so no NaN or Infinity
+    if answer["gamma"] is not None:
+        search = request_.get("search", {})
+        assert search.get("gamma_min", 0) <= answer["gamma"] <= search.get("gamma_max", 2)
+        assert all(math.isfinite(x) for x in answer["objective"]["update_scales"])
+        rl2ml.Objective.from_dict(answer["objective"])

@@ -1,0 +1,135 @@
+"""What an operator bounds: refused by pointer, before anything is solved."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.settings import Settings
+
+PATH = "/v1/recommendations"
+
+
+def pilot(cells: int, n: int = 100) -> dict[str, Any]:
+    return {"cells": [{"num_rollouts": n, "num_successes": k, "num_prompts": 1} for k in range(cells)]}
+
+
+LIMITS = [
+    # setting, its value, a change within it, a change beyond it, pointer
+    ("max_cells", 3, {"pilot": pilot(3)}, {"pilot": pilot(4)}, "#/pilot/cells"),
+    (
+        "max_cells",
+        3,
+        {"pilot": {"num_rollouts": 8, "num_successes": [0, 1, 2] * 9}},
+        {"pilot": {"num_rollouts": 8, "num_successes": [0, 1, 2, 3]}},
+        "#/pilot",
+    ),
+    ("max_cells", 2, {"pilot": {"pass_rates": [0.5, 0.25] * 9}}, {"pilot": {"pass_rates": [0.5, 0.1, 0.2]}}, "#/pilot"),
+    (
+        "max_prompts",
+        5,
+        {"pilot": {"num_rollouts": 8, "num_successes": [0, 1, 2, 3, 4]}},
+        {"pilot": {"num_rollouts": 8, "num_successes": [0, 1, 2, 2, 2, 2]}},
+        "#/pilot/num_successes",
+    ),
+    (
+        "max_prompts",
+        2,
+        {"pilot": {"pass_rates": [0.5, 0.25], "num_rollouts": 4}},
+        {"pilot": {"pass_rates": [0.5, 0.5, 0.5], "num_rollouts": 4}},
+        "#/pilot/pass_rates",
+    ),
+    (
+        "max_num_rollouts",
+        16,
+        {"budget": {"num_rollouts": 16}},
+        {"budget": {"num_rollouts": 17}},
+        "#/budget/num_rollouts",
+    ),
+    # 97 cells × rollouts
+    (
+        "max_work",
+        970,
+        {"pilot": pilot(97), "budget": {"num_rollouts": 10}, "search": {"gamma_max": 1}},
+        {"pilot": pilot(97), "budget": {"num_rollouts": 11}, "search": {"gamma_max": 1}},
+        "#/pilot",
+    ),
+    # 2 tables × 30 values of γ × 3 per unit × rollouts
+    ("max_work", 720, {"search": {"gamma_max": 3}}, {"search": {"gamma_max": 3.1}}, "#/search"),
+    # 3 cells × 400 quadrature nodes each
+    ("max_work", 1_200, {"metric": "log:0.1"}, {"metric": "log:0.1+log:0.2"}, "#/metric"),
+    ("max_gamma", 2.5, {"search": {"gamma_max": 2.5}}, {"search": {"gamma_max": 2.6}}, "#/search/gamma_max"),
+    ("max_gamma", 1.5, {"search": {"gamma_max": 1.5}}, {}, "#/search/gamma_max"),  # the default is beyond it
+    (
+        "max_bootstrap",
+        30,
+        {"uncertainty": {"bootstrap": 30}},
+        {"uncertainty": {"bootstrap": 31}},
+        "#/uncertainty/bootstrap",
+    ),
+    # 3 cells × draws
+    (
+        "max_draw_cells",
+        90,
+        {"uncertainty": {"bootstrap": 30}},
+        {"uncertainty": {"bootstrap": 31}},
+        "#/uncertainty/bootstrap",
+    ),
+]
+
+
+@pytest.mark.parametrize(("setting", "value", "within", "beyond", "pointer"), LIMITS)
+def test_limit(client_with, refused, question, monkeypatch, setting, value, within, beyond, pointer):
+    client = client_with(**{setting: value})
+    response = client.ask(question | within)
+    assert response.status_code == 200, response.text
+    monkeypatch.setattr("rl2ml_core.recommend", lambda *_, **__: pytest.fail("solved"))
+    (error,) = refused(client.ask(question | beyond), "limit-exceeded")["errors"]
+    assert error["pointer"] == pointer
+    assert f"at most {value:,} " in error["detail"]
+
+
+def test_every_limit_of_the_settings_is_tested():
+    limits = {name for name in Settings.model_fields if name.startswith("max_")}
+    assert {row[0] for row in LIMITS} == limits - {"max_body_bytes", "max_connections"}
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"pilot": pilot(20_001, n=20_001)}, "#/pilot/cells"),
+        ({"pilot": {"num_rollouts": 1, "num_successes": [0] * 500_001}}, "#/pilot/num_successes"),
+        ({"uncertainty": {"bootstrap": 2_001}}, "#/uncertainty/bootstrap"),
+        ({"pilot": pilot(10_001, n=20_000), "uncertainty": {"bootstrap": 2_000}}, "#/uncertainty/bootstrap"),
+        ({"pilot": pilot(401, n=1000), "budget": {"num_rollouts": 50_000}}, "#/pilot"),
+        ({"budget": {"num_rollouts": 65_536}, "search": {"gamma_max": 20}}, "#/search"),
+        ({"pilot": pilot(2_000, n=10_000_000), "metric": "log:0.01"}, "#/metric"),
+        ({"prior": {"alpha": 1e9}, "metric": "+".join(f"log:{i}" for i in range(1, 65))}, "#/metric"),
+    ],
+)
+def test_default_limits(client, refused, question, unsolvable, change, pointer):
+    (error,) = refused(client.ask(question | change), "limit-exceeded")["errors"]
+    assert error["pointer"] == pointer
+
+
+def test_numbers_of_a_limit_are_told_apart(client_with, refused, question):
+    response = client_with(max_draw_cells=10_000_000).ask(
+        question | {"pilot": pilot(10_001, n=20_000), "uncertainty": {"bootstrap": 1_000}}
+    )
+    (error,) = refused(response, "limit-exceeded")["errors"]
+    assert error["detail"] == "at most 10,000,000 draws × cells; got 10,001,000"
+
+
+def test_refused_by_the_schema_before_the_limits(client_with, refused, question, unsolvable):
+    content = refused(client_with(max_cells=1).ask(question | {"metric": 1}), "invalid-request")
+    assert [error["pointer"] for error in content["errors"]] == ["#/metric"]
+
+
+def test_more_names_than_cells_need(client_with, refused, question, unsolvable):
+    client = client_with(max_cells=10)
+    fits = question | {f"x{i}": 0 for i in range(900)}
+    refused(client.ask(fits), "invalid-request")
+    content = refused(client.ask(fits | {f"y{i}": 0 for i in range(900)}), "limit-exceeded")
+    assert "10 cells" in content["detail"]
+    # Within strings too: no parser has looked yet.
+    refused(client.ask(json.dumps(question | {"metric": "[" * 5000})), "limit-exceeded")

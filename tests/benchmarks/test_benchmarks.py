@@ -1,0 +1,30 @@
+"""The benchmarks run from a checkout, and find no miss of ours. Their times are not judged here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_solver():
+    printed = run("benchmarks/solver.py", "--quick")
+    assert re.search(r"^  ok +no miss of ours +0$", printed, re.MULTILINE)
+    misses = {name.strip(): int(count) for name, count in re.findall(r"^(.+?) {2,}(\d+) of \d+", printed, re.MULTILINE)}
+    assert misses["ours, on RMS gain"] == misses["ours (Eq. 4, λ = 0), on U = A/√B"] == 0
+    # The comparison has teeth: the unsafeguarded listing misses some of the same instances.
+    assert misses["App. B.3, on U = A/√B"] > 0
+    assert "scaled from" in printed
+
+
+def test_imports():
+    printed = run("benchmarks/imports.py", "--repeats", "1")
+    assert re.search(r"median ratio \d+\.\d\d; target", printed)
