@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,10 +134,9 @@ class Question:
             return 0.0
         parts = list(self.metric.parts) if isinstance(self.metric, rl2ml.Mixture) else [self.metric]
         narrowest: float = int(self.pilot.num_rollouts.max()) + prior.alpha + prior.beta + self.num_rollouts
+        least = max(400.0, 6 * math.sqrt(narrowest))
         return sum(
-            max(400.0, 6 * narrowest**0.5, 10 * max(part.tau, 1e-5) ** -0.5)
-            for part in parts
-            if isinstance(part, rl2ml.LogSuccess)
+            max(least, 10 / math.sqrt(max(part.tau, 1e-5))) for part in parts if isinstance(part, rl2ml.LogSuccess)
         )
 
 
