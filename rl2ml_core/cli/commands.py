@@ -111,22 +111,23 @@ def recommend(
     with _clear_errors():
         with _progress(f"Reading {pilot} …"):
             counts = rl2ml.read_pilot(pilot)
-        answer = rl2ml.recommend(
-            counts,
-            metric,
-            rollouts_per_prompt,
-            gamma_min=gamma_range[0],
-            gamma_max=gamma_range[1],
-            criterion=criterion,
-            variance_penalty=variance_penalty,
-            prior=_prior(prior),
-            score_model=None if kappa is None else rl2ml.ScoreModel(kappa),
-            baseline=baseline,
-            current=_trainer(current),
-            bootstrap=bootstrap,
-            seed=seed,
-            level=level,
-        )
+        with _progress("Choosing γ …"):
+            answer = rl2ml.recommend(
+                counts,
+                metric,
+                rollouts_per_prompt,
+                gamma_min=gamma_range[0],
+                gamma_max=gamma_range[1],
+                criterion=criterion,
+                variance_penalty=variance_penalty,
+                prior=_prior(prior),
+                score_model=None if kappa is None else rl2ml.ScoreModel(kappa),
+                baseline=baseline,
+                current=_trainer(current),
+                bootstrap=bootstrap,
+                seed=seed,
+                level=level,
+            )
         if answer.objective is not None and output is not None:
             answer.objective.save(output)
     if format is Format.JSON:

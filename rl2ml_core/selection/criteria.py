@@ -16,6 +16,9 @@ from rl2ml_core.selection.metrics import Metric
 __all__ = ["Criterion", "Paper", "RmsGain"]
 
 
+_KEPT_VALUES = 1 << 23
+
+
 class Criterion(Protocol):
     """How a choice is valued."""
 
@@ -45,12 +48,13 @@ class RmsGain:
         self._population = population
         self._metric = metric
         self._num_rollouts = num_rollouts
-        self._only_block: Array | None = None
+        # Kept for the draws where they are small; recomputed otherwise.
+        self._kept: dict[int, Array] | None = {} if population.weights.size * self._width <= _KEPT_VALUES else None
         total = np.zeros(self._width)
         for where, block in population.blocks(num_rollouts):
             coefficients = self._coefficients(block)
-            if block is population:
-                self._only_block = coefficients
+            if self._kept is not None:
+                self._kept[where.start] = coefficients
             total += population.weights[where] @ coefficients
         self._total = total / population.weights.sum()
 
@@ -60,7 +64,7 @@ class RmsGain:
     def per_cell(self, success: Array, failure: Array) -> Array:
         terms = np.zeros((3, self._population.weights.size, success.shape[0]))
         for where, block in self._population.blocks(self._num_rollouts):
-            coefficients = self._coefficients(block) if self._only_block is None else self._only_block
+            coefficients = self._coefficients(block) if self._kept is None else self._kept[where.start]
             terms[:, where] = self._apply(coefficients, success, failure)
         return terms
 

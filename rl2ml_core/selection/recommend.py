@@ -3,6 +3,7 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, N rollouts per prompt.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -49,6 +50,7 @@ MAX_BOOTSTRAP = 100_000
 _SENSITIVITY_KAPPAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _CURVE_EVERY = 3
 _KEPT_WEIGHTS = 1 << 17  # a megabyte at most for each range and N
+_VALUES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +183,7 @@ def recommend(
         return _uninformative(reason, diagnostics)
 
     status = _status(problem, solution, diagnostics)
-    chosen = problem.shipped_table(solution)
+    chosen = problem.table(solution.gamma)
     n = problem.num_rollouts
     objective = Objective(solution.gamma, problem.baseline, problem.population, score_model, n, n)._with_table(chosen)
     learning_rate = _learning_rate(problem, chosen, trainer)
@@ -200,7 +202,10 @@ def recommend(
         known = np.full(bootstrap, problem.scores.kappa)
         unknown = kappa_draws(score_model, bootstrap, rng) if criterion == "rms_gain" else None
         scenarios = [known] if unknown is None else [known, unknown]
-        per_cell = problem.criterion.per_cell(solution.success, solution.failure)
+        shipped = problem.table(solution.gamma, valued=True)
+        per_cell = problem.terms_per_cell(solution.gammas, shipped, searched=True)
+        nodes = solution.node_values.size
+        per_cell = per_cell[:, :, [*range(nodes), -1]]
         results = draw(problem.criterion, per_cell, to_grid, grid, pilot.num_prompts, scenarios, bootstrap, rng)
         sampling, interval = results[0].interval(level), results[-1].interval(level)
         band = results[-1].band(level, _CURVE_EVERY)
@@ -243,9 +248,9 @@ class _Problem:
     gamma_max: float
     baseline: str
     shares: Array | None  # e(m) of the shipped baseline
+    valued_shares: Array | None  # e(m) of the estimator that the criterion values
     scores: ScoreModel
     criterion: Criterion
-    criterion_baseline: str  # of the estimator that the criterion values
 
     @classmethod
     def of(
@@ -296,6 +301,7 @@ class _Problem:
                 )
             valued = RmsGain(population, judged, n)
         name = resolve_baseline(baseline, population)
+        shares = baseline_shares(name, n, population)
         return cls(
             pilot=pilot if isinstance(pilot, PilotHistogram) else None,
             population=population,
@@ -304,32 +310,50 @@ class _Problem:
             gamma_min=low,
             gamma_max=high,
             baseline=name,
-            shares=baseline_shares(name, n, population),
+            shares=shares,
+            # Eq. 3 is the variance of the direct estimator.
+            valued_shares=baseline_shares("none", n, None) if criterion == "paper" else shares,
             scores=scores,
             criterion=valued,
-            # Eq. 3 is the variance of the direct estimator.
-            criterion_baseline="none" if criterion == "paper" else name,
         )
 
-    def tables(self, gamma: Array, *, searched: bool = False) -> tuple[Array, Array]:
-        """The tables that the criterion values, [G, N+1] each; `searched` γ come again with every pilot."""
-        shares = self.shares if self.criterion_baseline == self.baseline else np.zeros(self.num_rollouts)
-        keep = searched and gamma.size * self.num_rollouts <= _KEPT_WEIGHTS
-        weights = (
-            _kept_weights(gamma.tobytes(), self.num_rollouts) if keep else success_weights(gamma, self.num_rollouts)
-        )
-        return baseline_tables(weights, shares)
+    def terms(self, gamma: Array, *extra: AdvantageTable, searched: bool = False) -> Array:
+        """The criterion's terms at each γ and, last, of further tables: [terms, G + extra]."""
+        return self._in_parts(self.criterion.totals, gamma, extra, searched)
 
-    def table_of(self, gamma: float) -> AdvantageTable:
-        """The table that training uses at a γ."""
-        success, failure = baseline_tables(success_weights([gamma], self.num_rollouts), self.shares)
+    def terms_per_cell(self, gamma: Array, *extra: AdvantageTable, searched: bool = False) -> Array:
+        """The same for every cell, [terms, C, G + extra]."""
+        return self._in_parts(self.criterion.per_cell, gamma, extra, searched)
+
+    def values(self, terms: Array) -> Array:
+        """The criterion of terms [terms, G] → [G]."""
+        return self.criterion.combine(terms, self.scores.kappa)
+
+    def table(self, gamma: float, *, valued: bool = False) -> AdvantageTable:
+        """The table that training uses at a γ; or, `valued`, the one that the criterion values."""
+        weights = success_weights([gamma], self.num_rollouts)
+        success, failure = baseline_tables(weights, self.valued_shares if valued else self.shares)
         return AdvantageTable(success[0], failure[0])
 
-    def shipped_table(self, solution: "_Solution") -> AdvantageTable:
-        """The table of the answer."""
-        if self.criterion_baseline == self.baseline:
-            return AdvantageTable(solution.success[-1], solution.failure[-1])
-        return self.table_of(solution.gamma)
+    def _in_parts(
+        self, function: Callable[[Array, Array], Array], gamma: Array, extra: Sequence[AdvantageTable], searched: bool
+    ) -> Array:
+        """`function` of the tables at every γ, of so many at a time that they stay within a few megabytes."""
+        rows = max(1, _VALUES_AT_ONCE // self.num_rollouts)
+        found = []
+        for start in range(0, gamma.size, rows):
+            part = gamma[start : start + rows]
+            # γ that are searched come again with every pilot.
+            keep = searched and part.size * self.num_rollouts <= _KEPT_WEIGHTS
+            weights = (
+                _kept_weights(part.tobytes(), self.num_rollouts) if keep else success_weights(part, self.num_rollouts)
+            )
+            success, failure = baseline_tables(weights, self.valued_shares)
+            if extra and start + rows >= gamma.size:
+                success = np.concatenate([success, [table.success for table in extra]])
+                failure = np.concatenate([failure, [table.failure for table in extra]])
+            found.append(function(success, failure))
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=-1)
 
     def why_uninformative(self) -> str | None:
         """Why no γ can be told from this pilot, or None."""
@@ -389,7 +413,7 @@ class _Trainer:
             return cls("table", "your table", current)
         if not isinstance(current, str):
             gamma = finite_number(current, "current", minimum=0, maximum=MAX_GAMMA)
-            return cls(f"gamma={gamma:g}", f"your γ={gamma:g}", problem.table_of(gamma))
+            return cls(f"gamma={gamma:g}", f"your γ={gamma:g}", problem.table(gamma))
         name = choice(current, "current", KNOWN_TRAINERS)
         spoken = f"your {_SPOKEN.get(name, name.upper())}"
         if n < KNOWN_TRAINERS[name].least_rollouts:
@@ -410,61 +434,52 @@ class _Solution:
     value: float
     stationary: Array
     interpolant: Interpolant
+    gammas: Array  # all that were searched: the Q interpolation nodes, the piece edges, 0 and 1
     node_values: Array  # [Q]
-    # At the Q interpolation nodes and, last, at the best γ:
-    success: Array  # [Q+1, N+1]
-    failure: Array
-    terms: Array  # [terms, Q+1]
+    node_terms: Array  # [terms, Q]
+    terms: Array  # at the best γ, [terms, 1]
     at_zero: float
     at_one: float
     at_current: float | None
 
 
 def _solve(problem: _Problem, trainer: _Trainer) -> _Solution:
-    sampled: dict[str, Array] = {}
-
-    def evaluate(gamma: Array) -> Array:
-        """The criterion at the nodes; on the way at the piece edges, γ = 0, γ = 1 and of the trainer in use."""
-        success, failure = problem.tables(np.concatenate([gamma, others]), searched=True)
-        if trainer.table is not None:
-            success = np.concatenate([success, trainer.table.success[None]])
-            failure = np.concatenate([failure, trainer.table.failure[None]])
-        terms = problem.criterion.totals(success, failure)
-        values = problem.criterion.combine(terms, problem.scores.kappa)
-        sampled.update(success=success, failure=failure, terms=terms, values=values[gamma.size :])
-        return values[: gamma.size]
-
     edges = piece_edges(problem.gamma_min, problem.gamma_max)
-    others = np.concatenate([edges, [0.0, 1.0]])
+    current = () if trainer.table is None else (trainer.table,)
+    searched: dict[str, Array] = {}
+
+    def evaluate(nodes: Array) -> Array:
+        """The criterion at the nodes; on the way at the piece edges, γ = 0, γ = 1 and of the trainer in use."""
+        gammas = np.concatenate([nodes, edges, [0.0, 1.0]])
+        terms = problem.terms(gammas, *current, searched=True)
+        values = problem.values(terms)
+        searched.update(gammas=gammas, terms=terms, values=values)
+        return values[: nodes.size]
+
     found, node_values = interpolate(evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts))
-    success, failure, terms, values = (sampled[name] for name in ("success", "failure", "terms", "values"))
+    gammas, terms, values = searched["gammas"], searched["terms"], searched["values"]
     nodes = node_values.size
-    # Exact values at every candidate: the stationary points and the edges.
-    best = int(np.argmax(values[: edges.size]))
-    gamma, value, row = float(edges[best]), float(values[best]), nodes + best
+    # Exact values at every candidate: the piece edges and the stationary points.
+    candidates, known, known_terms = edges, values[nodes : nodes + edges.size], terms[:, nodes : nodes + edges.size]
     stationary = found.stationary_points()
     if stationary.size:
-        inside = problem.tables(stationary)
-        inside_terms = problem.criterion.totals(*inside)
-        inside_values = problem.criterion.combine(inside_terms, problem.scores.kappa)
-        top = int(np.argmax(inside_values))
-        if inside_values[top] > value:
-            gamma, value, row = float(stationary[top]), float(inside_values[top]), success.shape[0] + top
-        success, failure = np.concatenate([success, inside[0]]), np.concatenate([failure, inside[1]])
-        terms = np.concatenate([terms, inside_terms], axis=1)
-    rows = np.append(np.arange(nodes), row)
+        inside = problem.terms(stationary)
+        candidates = np.concatenate([edges, stationary])
+        known = np.concatenate([known, problem.values(inside)])
+        known_terms = np.concatenate([known_terms, inside], axis=1)
+    best = int(np.argmax(known))
     return _Solution(
-        gamma=gamma,
-        value=value,
+        gamma=float(candidates[best]),
+        value=float(known[best]),
         stationary=stationary,
         interpolant=found,
+        gammas=gammas,
         node_values=node_values,
-        success=success[rows],
-        failure=failure[rows],
-        terms=terms[:, rows],
-        at_zero=float(values[edges.size]),
-        at_one=float(values[edges.size + 1]),
-        at_current=None if trainer.table is None else float(values[-1]),
+        node_terms=terms[:, :nodes],
+        terms=known_terms[:, best : best + 1],
+        at_zero=float(values[gammas.size - 2]),
+        at_one=float(values[gammas.size - 1]),
+        at_current=float(values[-1]) if current else None,
     )
 
 
@@ -519,7 +534,8 @@ def _kappa_sensitivity(problem: _Problem, solution: _Solution, grid: Array, to_g
     if not isinstance(problem.criterion, RmsGain):
         return []
     kappas = np.array(_SENSITIVITY_KAPPAS)
-    values = problem.criterion.combine(solution.terms[:, None], kappas[:, None])
+    terms = np.concatenate([solution.node_terms, solution.terms], axis=1)
+    values = problem.criterion.combine(terms[:, None], kappas[:, None])
     best, height = peaks(values[:, :-1] @ to_grid, grid)
     regret = np.clip(1 - values[:, -1] / np.where(height > 0, height, 1), 0, None)
     return [

@@ -91,7 +91,7 @@ def test_headroom_equals_quadrature(metric, prior, beta_nodes):
     found = metric.headroom(Population(k, n - k, np.ones(n.size), prior))
     nodes = [beta_nodes(s + prior.alpha, f + prior.beta) for s, f in zip(k, n - k, strict=True)]
     expected = [at.law @ room(metric, at.log_p, at.log_q) / whole_range(metric) for at in nodes]
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("num_rollouts", [1, 2, 16, 1024])
