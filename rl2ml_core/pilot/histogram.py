@@ -22,6 +22,7 @@ MAX_PILOT_ROLLOUTS = 10_000_000
 
 _PROMPTS_AT_ONCE = 1 << 18
 _DENSE_BINS = 1 << 22
+_LARGEST = np.uint64(2**63 - 1)
 _RATE_TOLERANCE = 0.005 + 1e-9  # a rate rounded to two decimals, with room for its own rounding error
 
 _Counts = npt.NDArray[np.int64]
@@ -80,12 +81,17 @@ class PilotHistogram:
             InvalidInput: no prompt at all, cells that are not triples, or counts as `from_counts` refuses them.
         """
         rows = list(cells)
-        if not rows or any(np.ndim(row) != 1 or len(row) != 3 for row in rows):
+        if not rows:
             raise InvalidInput(
-                "cells must be a non-empty list of (num_rollouts, num_successes, num_prompts)"
-                + ("" if rows else "; got none"),
-                field="cells",
+                "cells must hold at least one (num_rollouts, num_successes, num_prompts); got none", field="cells"
             )
+        for i, row in enumerate(rows):
+            if not isinstance(row, (Sequence, np.ndarray)) or isinstance(row, str) or len(row) != 3:
+                raise InvalidInput(
+                    f"cells must be (num_rollouts, num_successes, num_prompts); got {row!r:.60} in row {i}",
+                    field="cells",
+                    index=i,
+                )
         n, k, prompts = zip(*rows, strict=True)
         mass = finite_array(prompts, "num_prompts", minimum=0)
         rollouts, successes = _integers(n, "num_rollouts"), _integers(k, "num_successes")
@@ -198,6 +204,8 @@ def _integers(values: npt.ArrayLike, field: str) -> npt.NDArray[np.integer]:
         array = np.asarray(values)
     except ValueError:
         raise InvalidInput(f"{field} must be integers; got a ragged list", field=field) from None
+    if array.dtype == np.uint64 and not (array > _LARGEST).any():
+        return array.astype(np.int64)  # numpy makes floats of uint64 and int64 together
     if array.dtype.kind in "iu":
         return array
     if array.dtype.kind == "f":
@@ -208,7 +216,7 @@ def _integers(values: npt.ArrayLike, field: str) -> npt.NDArray[np.integer]:
     elif array.size == 0:
         return array.astype(np.int64)
     else:
-        offender = array.flat[0]
+        offender = next((x for x in array.flat if not isinstance(x, int) or isinstance(x, bool)), array.flat[0])
     raise InvalidInput(f"{field} must be integers; got {offender!r:.40}", field=field)
 
 
