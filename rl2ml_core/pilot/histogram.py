@@ -81,20 +81,17 @@ class PilotHistogram:
             InvalidInput: no prompt at all, cells that are not triples, or counts as `from_counts` refuses them.
         """
         rows = list(cells)
+        expected = "cells must be a non-empty list of (num_rollouts, num_successes, num_prompts)"
         if not rows:
-            raise InvalidInput(
-                "cells must hold at least one (num_rollouts, num_successes, num_prompts); got none", field="cells"
-            )
+            raise InvalidInput(f"{expected}; got none", field="cells")
         for i, row in enumerate(rows):
-            if not isinstance(row, (Sequence, np.ndarray)) or isinstance(row, str) or len(row) != 3:
-                raise InvalidInput(
-                    f"cells must be (num_rollouts, num_successes, num_prompts); got {row!r:.60} in row {i}",
-                    field="cells",
-                    index=i,
-                )
+            if not hasattr(row, "__len__") or len(row) != 3:
+                raise InvalidInput(f"{expected}; got {row!r:.60} in row {i}", field="cells", index=i)
         n, k, prompts = zip(*rows, strict=True)
         mass = finite_array(prompts, "num_prompts", minimum=0)
         rollouts, successes = _integers(n, "num_rollouts"), _integers(k, "num_successes")
+        if rollouts.ndim != 1 or successes.ndim != 1:
+            raise InvalidInput(f"{expected}; got lists inside cells", field="cells")
         _check_counts(successes, rollouts)
         if not mass.any():
             raise InvalidInput("the cells hold no prompt: every num_prompts is 0", field="cells")
