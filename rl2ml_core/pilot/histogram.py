@@ -85,7 +85,7 @@ class PilotHistogram:
         if not rows:
             raise InvalidInput(f"{expected}; got none", field="cells")
         for i, row in enumerate(rows):
-            if not hasattr(row, "__len__") or len(row) != 3:
+            if isinstance(row, (str, bytes)) or not hasattr(row, "__len__") or len(row) != 3:
                 raise InvalidInput(f"{expected}; got {row!r:.60} in row {i}", field="cells", index=i)
         n, k, prompts = zip(*rows, strict=True)
         mass = finite_array(prompts, "num_prompts", minimum=0)

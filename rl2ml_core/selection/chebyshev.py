@@ -74,8 +74,10 @@ class Interpolant:
                 roots = _roots(derivatives[piece, : significant[-1]])
                 real = roots.real[(np.abs(roots.imag) < 1e-6) & (np.abs(roots.real) <= 1 + 1e-6)]
                 found.append(left + (np.clip(real, -1, 1) + 1) / 2 * (right - left))
-        points = np.unique(np.concatenate(found))
-        return np.asarray(points[(points > self.edges[0]) & (points < self.edges[-1])])
+        points = np.sort(np.concatenate(found))
+        inside = (points > self.edges[0]) & (points < self.edges[-1])
+        inside[1:] &= np.diff(points) > 1e-8  # on a piece edge both neighbors find the same root
+        return np.asarray(points[inside])
 
     def slope(self, at: float) -> float:
         """The derivative at a point of the interval; 0 where the interval is one point."""
