@@ -72,6 +72,7 @@ def _listen(settings: Settings) -> socket.socket:
         listener.bind((settings.host, settings.port))
         listener.listen(_BACKLOG)  # whoever reads the address may connect at once
     except OSError as error:
+        listener.close()
         sys.exit(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. "
             f"Choose another port, for example PORT={min(settings.port + 1, 65535)}."

@@ -75,8 +75,6 @@ def from_validation(error: ValidationError, tags: frozenset[str]) -> Problem:
     if error.error_count() > _MOST_LISTED:
         return Problem("invalid-request", f"{error.error_count()} errors, too many to list")
     found = error.errors(include_url=False, include_input=False)
-    if found and found[0]["type"] == "json_invalid":
-        return Problem("malformed-json", found[0]["msg"])
     errors = []
     for item in found[:MAX_ERRORS]:
         path = [part for part in item["loc"] if part not in tags]
@@ -89,6 +87,8 @@ def _message(item: ErrorDetails) -> str:
     kind = item["type"]
     if kind == "extra_forbidden":
         return "unknown field"
+    if kind == "model_type":
+        return "expected an object"
     if kind == "union_tag_invalid":
         expected = str(item["ctx"]["expected_tags"]).removesuffix(", 'metric:text'")
         return f"name must be one of {expected.replace('prior:', '')}"

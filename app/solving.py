@@ -20,7 +20,6 @@ from app.schemas import (
     PassAtKMetric,
     RatesPilot,
     RecommendationRequest,
-    ScoreModelChoice,
     Table,
 )
 from app.settings import Settings
@@ -74,7 +73,7 @@ class Question:
                     "prior": rl2ml.BetaPrior(request.prior.alpha, request.prior.beta)
                     if isinstance(request.prior, BetaPriorChoice)
                     else "plug_in",
-                    "score_model": _score_model(request.score_model),
+                    "score_model": _score_model(request),
                     "baseline": request.estimator.baseline,
                     "current": _current(request.current),
                     "bootstrap": request.uncertainty.bootstrap,
@@ -219,9 +218,13 @@ def _metric(metric: PassAtKMetric | LogSuccessMetric | MixtureMetric | str) -> r
     return rl2ml.Mixture(parts)
 
 
-def _score_model(choice: ScoreModelChoice | None) -> rl2ml.ScoreModel | None:
-    model = rl2ml.ScoreModel() if choice is None else rl2ml.ScoreModel(choice.kappa, choice.kappa_spread)
-    return None if model.is_default else model  # spelled out or left out, the default is one question
+def _score_model(request: RecommendationRequest) -> rl2ml.ScoreModel | None:
+    choice = request.score_model
+    if choice is None:
+        return None
+    model = rl2ml.ScoreModel(choice.kappa, choice.kappa_spread)
+    # Spelled out or left out, the default is one question; but Eq. 4 has proxies of its own to default to.
+    return None if model.is_default and request.search.criterion != "paper" else model
 
 
 def _current(current: str | float | Table) -> str | float | rl2ml.AdvantageTable:

@@ -1,5 +1,6 @@
 """Domain checks shared by every constructor: "expected …; got …", before any work is done."""
 
+import math
 import operator
 from collections.abc import Collection
 from typing import Any, SupportsIndex
@@ -29,21 +30,21 @@ def integer(value: SupportsIndex, field: str, *, minimum: int, maximum: int | No
 
 
 def finite_number(
-    value: float, field: str, *, minimum: float = -np.inf, maximum: float = np.inf, above: float = -np.inf
+    value: float, field: str, *, minimum: float = -math.inf, maximum: float = math.inf, above: float = -math.inf
 ) -> float:
     """A finite float with above < value, minimum ≤ value ≤ maximum."""
-    limits = [f"above {above:g}"] * (above > -np.inf)
-    limits += [f"at least {minimum:g}"] * (minimum > -np.inf) + [f"at most {maximum:g}"] * (maximum < np.inf)
-    expected = " ".join(["a finite number", " and ".join(limits)]).strip()
     try:
         if isinstance(value, (bool, np.bool_, str, bytes)):
             raise TypeError
         number = float(value)
+        if math.isfinite(number) and number > above and minimum <= number <= maximum:
+            return number
     except (TypeError, ValueError, OverflowError):
-        raise InvalidInput(f"{field} must be {expected}; got {_show(value)}", field=field) from None
-    if not (np.isfinite(number) and number > above and minimum <= number <= maximum):
-        raise InvalidInput(f"{field} must be {expected}; got {number:g}", field=field)
-    return number
+        pass
+    limits = [f"above {above:g}"] * (above > -math.inf)
+    limits += [f"at least {minimum:g}"] * (minimum > -math.inf) + [f"at most {maximum:g}"] * (maximum < math.inf)
+    expected = " ".join(["a finite number", " and ".join(limits)]).strip()
+    raise InvalidInput(f"{field} must be {expected}; got {_show(value)}", field=field)
 
 
 def finite_array(values: npt.ArrayLike, field: str, *, minimum: float = -np.inf, maximum: float = np.inf) -> Array:
@@ -73,5 +74,5 @@ def choice(value: Any, field: str, options: Collection[str]) -> str:
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from app.bodies import read_json
 from app.examples import REQUEST_EXAMPLES
@@ -92,9 +93,12 @@ async def create(request: Request) -> Response:
     if any(body.count(mark) > per_cell * settings.max_cells + _OTHER_MARKS for mark, per_cell in _CELL_MARKS):
         raise Problem("limit-exceeded", f"more names or brackets than a pilot of {settings.max_cells:,} cells needs")
     try:
-        parsed = RecommendationRequest.model_validate_json(body)
+        # In two steps: validating JSON directly copies the whole input for every error and every choice of a union.
+        parsed = RecommendationRequest.model_validate(from_json(body, allow_inf_nan=False))
     except ValidationError as error:
         raise from_validation(error, TAGS) from None
+    except ValueError as error:
+        raise Problem("malformed-json", str(error)) from None
     recommendations: Recommendations = request.app.state.recommendations
     identity, content = await recommendations.of(Question.of(parsed, settings))
     location = f"{request.scope.get('root_path', '')}/v1/recommendations/{identity}"

@@ -3,7 +3,7 @@
 One literal mapping from a name to a function of N. A table's scale matters to learning rates, not to the objective.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -82,20 +82,24 @@ def known_table(name: str, num_rollouts: int, **parameters: float | str) -> Adva
     Raises:
         InvalidInput: an unknown name or parameter, or a group too small for the trainer.
     """
-    # A table is immutable, so one serves all callers.
-    return _known_table(name, num_rollouts, tuple(sorted(parameters.items())))
-
-
-@lru_cache(maxsize=16)
-def _known_table(name: str, num_rollouts: int, parameters: tuple[tuple[str, float | str], ...]) -> AdvantageTable:
     trainer = KNOWN_TRAINERS[choice(name, "name", KNOWN_TRAINERS)]
     n = integer(num_rollouts, "num_rollouts", minimum=1, maximum=MAX_ROLLOUTS)
     if n < trainer.least_rollouts:
         raise InvalidInput(f"{name} needs at least {trainer.least_rollouts} rollouts per prompt; got {n}")
     accepted = trainer.advantages.__code__.co_varnames[2 : trainer.advantages.__code__.co_argcount]
-    for parameter, _ in parameters:
+    for parameter in parameters:
         if parameter not in accepted:
             raise InvalidInput(f"{name} takes {', '.join(accepted) or 'no parameters'}; got {parameter}")
-    success, failure = trainer.advantages(np.arange(n + 1.0), n, **dict(parameters))
+    return _table(trainer, n, parameters) if parameters else _default_table(name, n)
+
+
+@lru_cache(maxsize=16)
+def _default_table(name: str, n: int) -> AdvantageTable:
+    """A table is immutable, so one serves all callers."""
+    return _table(KNOWN_TRAINERS[name], n, {})
+
+
+def _table(trainer: KnownTrainer, n: int, parameters: Mapping[str, float | str]) -> AdvantageTable:
+    success, failure = trainer.advantages(np.arange(n + 1.0), n, **parameters)
     success[0] = failure[-1] = 0
     return AdvantageTable(success, failure)

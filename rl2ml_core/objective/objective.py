@@ -59,6 +59,7 @@ class Objective:
 
     def table(self, num_rollouts: int) -> AdvantageTable:
         """The advantages for a group of `num_rollouts`, for whatever N a group turns out to have. Kept by N."""
+        num_rollouts = integer(num_rollouts, "num_rollouts", minimum=1, maximum=MAX_ROLLOUTS)
         kept = self._tables()
         if num_rollouts not in kept:
             kept[num_rollouts] = rl2ml_table(
@@ -119,9 +120,9 @@ class Objective:
             written = content.get("advantages")
             if written is not None:
                 objective._verify([0.0, *written["success"][1:]], [*written["failure"][:-1], 0.0])
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            if isinstance(error, InvalidInput):
-                raise
+        except InvalidInput:
+            raise
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
             raise InvalidInput(f"an objective of schema {SCHEMA} is incomplete or malformed: {error!r:.80}") from None
         return objective
 
@@ -140,7 +141,7 @@ class Objective:
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InvalidInput(f"{path} is not JSON; expected a file that `Objective.save` wrote") from None
         try:
             return cls.from_dict(content)

@@ -85,6 +85,8 @@ class Population:
     @classmethod
     def trusted(cls, successes: Array, failures: Array, weights: Array, prior: BetaPrior | None) -> Self:
         """From parts known to be valid (such as a histogram's): no second check."""
+        for array in (successes, failures, weights):
+            array.setflags(write=False)
         population = object.__new__(cls)
         vars(population).update(successes=successes, failures=failures, weights=weights, prior=prior)
         return population
@@ -140,7 +142,7 @@ class Population:
             steps = np.log(ratios) + (np.log(p) - np.log(q))[:, None]
         else:
             a, b = self.shape_success[:, None], self.shape_failure[:, None]
-            steps = np.log(ratios * (a + m) / (b + (degree - 1) - m))
+            steps = np.log(ratios * (a + m) / (b + ((degree - 1) - m)))
         logs = _centered_cumulative_sum(steps)
         logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
         logs.setflags(write=False)
@@ -154,6 +156,7 @@ class Population:
             return kept[1]
         m = np.arange(degree + 1)
         law = np.exp(self.log_bernstein(degree))
+        law.setflags(write=False)
         if self.prior is None:
             moments = BernsteinMoments(law, self.pass_rates[:, None], self._failure_rates[:, None], None)
         else:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from rl2ml_core.checks import Array
 
@@ -18,6 +17,7 @@ __all__ = ["Certificate", "Interpolant", "first_degree", "grid_and_matrix", "int
 #: Interpolants are refined until their last coefficients are this small against the largest value.
 TAIL = 1e-9
 _ROUNDING = 1e-12
+_NARROWEST = 1e-8  # of a piece [−1, 1] that is still halved in search of roots
 # The grid for plots, quantiles and draws; peaks between points are refined.
 _GRID_PER_UNIT = 60
 _LEAST_GRID = 40
@@ -62,21 +62,20 @@ class Interpolant:
 
     def stationary_points(self) -> Array:
         """Every root of the derivative strictly inside the interval, sorted."""
-        found = [np.empty(0)]
-        derivatives = self._derivatives()
-        # |d_0| > Σ|d_i| leaves the derivative no root on the piece; most pieces end here.
-        magnitudes = np.abs(derivatives)
-        for piece in np.flatnonzero(2 * magnitudes[:, 0] <= magnitudes.sum(axis=1) * (1 + 1e-9)):
-            left, right = self.edges[piece : piece + 2]
-            # Coefficients below rounding would only add spurious roots and time.
-            significant = np.flatnonzero(np.abs(self.coefficients[piece]) > _ROUNDING * self.scale)
-            if significant.size and significant[-1] >= 2:  # else constant or linear
-                roots = _roots(derivatives[piece, : significant[-1]])
-                real = roots.real[(np.abs(roots.imag) < 1e-6) & (np.abs(roots.real) <= 1 + 1e-6)]
-                found.append(left + (np.clip(real, -1, 1) + 1) / 2 * (right - left))
-        points = np.sort(np.concatenate(found))
+        derivatives = _derivative(self.coefficients)
+        # Coefficients below rounding would only add spurious roots.
+        floor = _ROUNDING * self.scale
+        found = [
+            left + (root + 1) / 2 * (right - left)
+            for left, right, series, derivative in zip(
+                self.edges[:-1], self.edges[1:], self.coefficients, derivatives, strict=True
+            )
+            if np.abs(series[1:]).max(initial=0.0) > floor
+            for root in _roots(derivative)
+        ]
+        points = np.sort(np.array(found))
         inside = (points > self.edges[0]) & (points < self.edges[-1])
-        inside[1:] &= np.diff(points) > 1e-8  # on a piece edge both neighbors find the same root
+        inside[1:] &= np.diff(points) > 1e-7  # on a piece edge both neighbors find the same root
         return np.asarray(points[inside])
 
     def slope(self, at: float) -> float:
@@ -86,36 +85,83 @@ class Interpolant:
         if left == right:
             return 0.0
         unit = min(max(2 * (at - left) / (right - left) - 1, -1.0), 1.0)
-        series = self._derivatives()[piece]
+        series = _derivative(self.coefficients[piece])
         return float(series @ np.cos(np.arange(series.size) * np.arccos(unit)) * 2 / (right - left))
 
-    def _derivatives(self) -> Array:
-        """Chebyshev coefficients of each piece's derivative (by its unit variable), [pieces, max(degree, 1)]."""
-        degree = self.degree
-        result = np.zeros((len(self.coefficients), max(degree, 1)))
-        scaled = 2 * self.coefficients * np.arange(degree + 1)
-        # d_k = d_{k+2} + 2(k+1) c_{k+1}: sums of every second coefficient, from the top.
-        for first in (degree, degree - 1):
-            if first > 0:
-                result[:, first - 1 :: -2] = np.cumsum(scaled[:, first:0:-2], axis=1)
-        result[:, 0] /= 2
-        return result
+
+def _derivative(series: Array) -> Array:
+    """Chebyshev coefficients of the derivative, [..., n+1] → [..., max(n, 1)]."""
+    degree = series.shape[-1] - 1
+    result = np.zeros((*series.shape[:-1], max(degree, 1)))
+    scaled = 2 * series * np.arange(degree + 1)
+    # d_k = d_{k+2} + 2(k+1) c_{k+1}: sums of every second coefficient, from the top.
+    for first in (degree, degree - 1):
+        if first > 0:
+            result[..., first - 1 :: -2] = np.cumsum(scaled[..., first:0:-2], axis=-1)
+    result[..., 0] /= 2
+    return result
 
 
-def _roots(series: Array) -> npt.NDArray[np.complex128]:
-    """All roots of a Chebyshev series [n+1], n ≥ 1: eigenvalues of its colleague matrix, scaled towards symmetry."""
-    degree = series.size - 1
-    if degree == 1:
-        return np.array([-series[0] / series[1]], dtype=complex)
-    matrix = np.zeros((degree, degree))
-    scale = np.full(degree, np.sqrt(0.5))
-    scale[0] = 1.0
-    off = np.full(degree - 1, 0.5)
-    off[0] = np.sqrt(0.5)
-    i = np.arange(degree - 1)
-    matrix[i, i + 1] = matrix[i + 1, i] = off
-    matrix[:, -1] -= series[:-1] / series[-1] * (scale / scale[-1]) * 0.5
-    return np.linalg.eigvals(matrix).astype(complex)
+def _roots(series: Array) -> list[float]:
+    """All roots of a Chebyshev series [n+1] on [−1, 1], none missed.
+
+    |d_0| > Σ|d_i| leaves no root. The same of the derivative leaves the series monotone: one root where the ends differ
+    in sign. Otherwise both halves are looked at, down to intervals as small as rounding (double roots end there).
+    """
+    found: list[float] = []
+    noise = 1e-11 * float(np.abs(series).sum())
+    left, right = _halving(series.size)
+    parts = [(series, -1.0, 1.0)]
+    while parts:
+        part, low, high = parts.pop()
+        magnitudes = np.abs(part)
+        if 2 * magnitudes[0] > magnitudes.sum() + noise:
+            continue
+        slope = _derivative(part)
+        magnitudes = np.abs(slope)
+        if 2 * magnitudes[0] > magnitudes.sum():
+            if (root := _monotone_root(part, noise)) is not None:
+                found.append(low + (root + 1) / 2 * (high - low))
+        elif high - low < _NARROWEST:
+            found.append((low + high) / 2)
+        else:
+            middle = (low + high) / 2
+            parts += [(part @ left, low, middle), (part @ right, middle, high)]
+    return found
+
+
+def _monotone_root(series: Array, noise: float) -> float | None:
+    """The root of a monotone Chebyshev series on [−1, 1] by the Illinois form of regula falsi; None without one."""
+    coefficients = series.tolist()
+    low, high = -1.0, 1.0
+    at_low, at_high = _clenshaw(coefficients, low), _clenshaw(coefficients, high)
+    # With a root on an end, rounding may give the end either sign.
+    if min(abs(at_low), abs(at_high)) <= noise:
+        return low if abs(at_low) <= abs(at_high) else high
+    if at_low * at_high > 0:
+        return None
+    root, last_side = low, 0
+    for _ in range(60):
+        previous, root = root, (low * at_high - high * at_low) / (at_high - at_low)
+        if abs(root - previous) < 1e-15:
+            break
+        value = _clenshaw(coefficients, root)
+        if value * at_high > 0:
+            high, at_high = root, value
+            at_low *= 0.5 if last_side == 1 else 1
+            last_side = 1
+        else:
+            low, at_low = root, value
+            at_high *= 0.5 if last_side == -1 else 1
+            last_side = -1
+    return root
+
+
+def _clenshaw(coefficients: list[float], x: float) -> float:
+    after = beyond = 0.0
+    for c in reversed(coefficients[1:]):
+        after, beyond = c + 2 * x * after - beyond, after
+    return coefficients[0] + x * after - beyond
 
 
 def interpolate(
@@ -177,7 +223,16 @@ def piece_edges(lower: float, upper: float) -> Array:
     return np.linspace(lower, upper, max(1, int(np.ceil((upper - lower) / _WIDEST_PIECE))) + 1)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
+def _halving(size: int) -> tuple[Array, Array]:
+    """Matrices [n+1, n+1] from a Chebyshev series to that of its left and of its right half."""
+    unit, transform = _unit_nodes(size - 1)
+    powers = np.arange(size)
+    left, right = (np.cos(np.outer(powers, np.arccos((unit + shift) / 2))) @ transform for shift in (-1, 1))
+    return left, right
+
+
+@lru_cache(maxsize=64)
 def _unit_nodes(degree: int) -> tuple[Array, Array]:
     """Chebyshev–Gauss nodes on [−1, 1], [degree+1], and the matrix from values to coefficients."""
     angles = (np.arange(degree + 1) + 0.5) * np.pi / (degree + 1)

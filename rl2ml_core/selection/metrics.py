@@ -96,7 +96,13 @@ class LogSuccess:
         span = math.log1p(1 / self.tau)
         if population.prior is None:
             return (math.log1p(self.tau) - self.value(population.pass_rates)) / span
-        return self._expect(population, lambda p: (math.log1p(self.tau) - self.value(p)) / span, 0)[:, 0]
+
+        def rest(p: Array, q: Array) -> Array:
+            return (-np.log1p(-q / (1 + self.tau)) - span * q) / (p * q)
+
+        # v(1) − v(p) less its chord vanishes at both ends: what is left over p q is smooth under the tilted law.
+        (log_q, _), (log_pq, tilted) = population.raised(0, 1), population.raised(1, 1)
+        return np.asarray(np.exp(log_q) + np.exp(log_pq) * _expect(tilted, rest, 0)[:, 0] / span)
 
     def signal(self, population: Population, num_rollouts: int) -> Array:
         logs, tilted = population.raised(2, 2)
@@ -104,26 +110,7 @@ class LogSuccess:
             return np.exp(logs + np.log(self.slope(population.pass_rates)))[:, None] * np.exp(
                 population.log_bernstein(num_rollouts - 1)
             )
-        return np.exp(logs)[:, None] * self._expect(tilted, self.slope, num_rollouts - 1)
-
-    def _expect(self, population: Population, function: Callable[[Array], Array], degree: int) -> Array:
-        """E[f(p) B_m(p)] per cell, [C, degree+1], by midpoints in θ, p = sin²(θ/2) (docs/equations.md, E13)."""
-        # Enough nodes for the narrowest law and for the pole at −tau.
-        narrowest = float((population.shape_success + population.shape_failure).max()) + degree
-        pole = 10 / math.sqrt(max(self.tau, 1e-5))
-        num_nodes = 64 * math.ceil(max(400, 6 * math.sqrt(narrowest), pole) / 64)
-        half = (np.arange(num_nodes) + 0.5) * (np.pi / 2 / num_nodes)
-        log_p, log_q = 2 * np.log(np.sin(half)), 2 * np.log(np.cos(half))
-        # The density of Beta(a, b) over θ is p^(a−½) q^(b−½), up to a constant that normalising removes.
-        logs = np.outer(population.shape_success - 0.5, log_p) + np.outer(population.shape_failure - 0.5, log_q)
-        law = np.exp(logs - logs.max(axis=1, keepdims=True))
-        law *= function(np.exp(log_p)) / law.sum(axis=1, keepdims=True)
-        if num_nodes * (degree + 1) <= _CACHED_VALUES:
-            return np.asarray(law @ _basis(num_nodes, degree))
-        rows = max(1, _CACHED_VALUES // (degree + 1))
-        return np.asarray(
-            sum(law[:, i : i + rows] @ _basis_at(half[i : i + rows], degree) for i in range(0, num_nodes, rows))
-        )
+        return np.exp(logs)[:, None] * _expect(tilted, lambda p, _: self.slope(p), num_rollouts - 1)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": "log_success", "tau": self.tau}
@@ -225,12 +212,41 @@ def parse_metric(metric: "Metric | str") -> "Metric":
     return Mixture(total)
 
 
+def _expect(population: Population, function: Callable[[Array, Array], Array], degree: int) -> Array:
+    """E[f(p, 1−p) B_m(p)] per cell, [C, degree+1], by a midpoint rule with crowded ends. E13."""
+    narrowest = float((population.shape_success + population.shape_failure).max()) + degree
+    num_nodes = 64 * math.ceil(max(320, 8 * math.sqrt(narrowest)) / 64)
+    sine, cosine, log_jacobian = _nodes(num_nodes)
+    # Beta(a, b) has the density p^(a−½) q^(b−½) over θ, up to a constant that normalizing removes.
+    logs = np.outer(2 * population.shape_success - 1, np.log(sine))
+    logs += np.outer(2 * population.shape_failure - 1, np.log(cosine)) + log_jacobian
+    law = np.exp(logs - logs.max(axis=1, keepdims=True))
+    law *= function(sine**2, cosine**2) / law.sum(axis=1, keepdims=True)
+    if num_nodes * (degree + 1) <= _CACHED_VALUES:
+        return np.asarray(law @ _basis(num_nodes, degree))
+    rows = max(1, _CACHED_VALUES // (degree + 1))
+    parts = [slice(i, i + rows) for i in range(0, num_nodes, rows)]
+    return np.asarray(sum(law[:, part] @ _basis_at(sine[part], cosine[part], degree) for part in parts))
+
+
+@lru_cache(maxsize=8)
+def _nodes(num_nodes: int) -> tuple[Array, Array, Array]:
+    """sin(θ/2), cos(θ/2) and log dθ/dt at midpoints t of (0, π), θ = t − sin(2t)/2: p = sin²(θ/2)."""
+    t = (np.arange(num_nodes) + 0.5) * (np.pi / num_nodes)
+    near = np.minimum(t, np.pi - t)  # by symmetry, so that the small one of p and 1−p keeps its digits
+    half = (near - np.sin(2 * near) / 2) / 2
+    lower, upper = np.sin(half), np.cos(half)
+    past = t > np.pi / 2
+    return np.where(past, upper, lower), np.where(past, lower, upper), 2 * np.log(np.sin(t))
+
+
 @lru_cache(maxsize=8)
 def _basis(num_nodes: int, degree: int) -> Array:
-    return _basis_at((np.arange(num_nodes) + 0.5) * (np.pi / 2 / num_nodes), degree)
+    sine, cosine, _ = _nodes(num_nodes)
+    return _basis_at(sine, cosine, degree)
 
 
-def _basis_at(half: Any, degree: int) -> Array:
-    """B_m at p = sin²(half), [Q, degree+1]."""
-    points = Population(np.sin(half) ** 2, np.cos(half) ** 2, np.ones(half.size), prior=None)
+def _basis_at(sine: Array, cosine: Array, degree: int) -> Array:
+    """B_m at p = sine², [Q, degree+1]."""
+    points = Population(sine**2, cosine**2, np.ones(sine.size), prior=None)
     return np.exp(points.log_bernstein(degree))

@@ -161,7 +161,7 @@ def recommend(
     Raises:
         InvalidInput: a value outside its range; the message says what was got and what was expected.
     """
-    if isinstance(score_model, ScoreModel) and score_model.is_default:
+    if criterion != "paper" and isinstance(score_model, ScoreModel) and score_model.is_default:
         score_model = None
     problem = _Problem.of(
         pilot, metric, num_rollouts, gamma_min, gamma_max, criterion, variance_penalty, prior, score_model, baseline
@@ -493,7 +493,8 @@ def _learning_rate(problem: _Problem, chosen: AdvantageTable, trainer: _Trainer)
 
 def _status(problem: _Problem, solution: _Solution, diagnostics: list[Diagnostic]) -> str:
     """The status, with the diagnostic that explains it."""
-    floor = solution.value - FLAT_LOSS * abs(solution.value)
+    scale = abs(solution.value) or 1.0
+    loss_at_zero, loss_at_one = ((solution.value - value) / scale for value in (solution.at_zero, solution.at_one))
     if problem.num_rollouts == 1:
         diagnostics.append(Diagnostic("single_rollout", "info", "With one rollout per prompt every γ is plain RL."))
         return "flat"
@@ -503,18 +504,18 @@ def _status(problem: _Problem, solution: _Solution, diagnostics: list[Diagnostic
             detail = f"The prior shapes this answer: {why}."
             diagnostics.append(Diagnostic("prior_dominated", "warning", detail))
             return "prior_dominated"
-    if solution.at_zero >= floor and solution.at_one >= floor:
+    # Outside the range they may also be better than anything inside it: that is no flat criterion.
+    if max(abs(loss_at_zero), abs(loss_at_one)) <= FLAT_LOSS:
         detail = "γ = 0 and γ = 1 are each within 1 % of the best: keep what you have."
         diagnostics.append(Diagnostic("flat", "info", detail))
         return "flat"
     for side, gamma in (("lower", problem.gamma_min), ("upper", problem.gamma_max)):
         if solution.gamma == gamma:
-            scale = abs(solution.value) or 1
             slope = solution.interpolant.slope(gamma) / scale
-            loss = (solution.value - solution.at_one) / scale
+            staying = f"lose {loss_at_one:.1%}" if loss_at_one >= 0 else f"gain {-loss_at_one:.1%}"
             detail = (
                 f"The best γ is the {side} bound {gamma:g}; the criterion changes by {slope:+.1%} per unit of γ there, "
-                f"and staying at γ = 1 would lose {loss:.1%}."
+                f"and staying at γ = 1 would {staying}."
             )
             diagnostics.append(Diagnostic(f"at_{side}_bound", "info", detail))
             return f"at_{side}_bound"

