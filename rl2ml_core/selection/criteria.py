@@ -75,6 +75,10 @@ class RmsGain:
         value: Array = np.where(positive, kappa * gain / np.sqrt(np.where(positive, energy, 1)), 0)
         return value
 
+    def advantage_rms(self, terms: Array) -> float:
+        """Root mean square of a table's advantages from its terms [3, 1]: their noise is E[Σ A²]/N²."""
+        return float(np.sqrt(self._num_rollouts * terms[1, 0]))
+
     @property
     def _width(self) -> int:
         return 4 * self._num_rollouts - 1

@@ -12,7 +12,7 @@ import numpy as np
 
 from rl2ml_core.checks import Array, choice, finite_number, integer
 from rl2ml_core.errors import InvalidInput
-from rl2ml_core.objective.advantages import AdvantageTable, advantage_rms
+from rl2ml_core.objective.advantages import AdvantageTable
 from rl2ml_core.objective.baselines import baseline_shares, baseline_tables, resolve_baseline
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
 from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS, success_weights
@@ -48,7 +48,7 @@ FLAT_LOSS = 0.01
 SATURATED_HEADROOM = 1e-3
 MAX_BOOTSTRAP = 100_000
 _SENSITIVITY_KAPPAS = (0.01, 0.03, 0.1, 0.3, 1.0)
-_CURVE_EVERY = 3
+_CURVE_EVERY = 2
 _KEPT_WEIGHTS = 1 << 17  # a megabyte at most for each range and N
 _VALUES_AT_ONCE = 1 << 20
 
@@ -186,7 +186,7 @@ def recommend(
     chosen = problem.table(solution.gamma)
     n = problem.num_rollouts
     objective = Objective(solution.gamma, problem.baseline, problem.population, score_model, n, n)._with_table(chosen)
-    learning_rate = _learning_rate(problem, chosen, trainer)
+    learning_rate = _learning_rate(problem, solution, chosen, trainer)
     gains = {
         name: None if value is None or not value > 0 else solution.value / value - 1
         for name, value in (("rl", solution.at_zero), ("maxrl", solution.at_one), ("current", solution.at_current))
@@ -202,7 +202,7 @@ def recommend(
         known = np.full(bootstrap, problem.scores.kappa)
         unknown = kappa_draws(score_model, bootstrap, rng) if criterion == "rms_gain" else None
         scenarios = [known] if unknown is None else [known, unknown]
-        shipped = problem.table(solution.gamma, valued=True)
+        shipped = chosen if problem.valued_shares is problem.shares else problem.table(solution.gamma, valued=True)
         per_cell = problem.terms_per_cell(solution.gammas, shipped, searched=True)
         nodes = solution.node_values.size
         per_cell = per_cell[:, :, [*range(nodes), -1]]
@@ -438,6 +438,7 @@ class _Solution:
     node_values: Array  # [Q]
     node_terms: Array  # [terms, Q]
     terms: Array  # at the best γ, [terms, 1]
+    current_terms: Array | None  # of the trainer in use, [terms, 1]
     at_zero: float
     at_one: float
     at_current: float | None
@@ -459,36 +460,40 @@ def _solve(problem: _Problem, trainer: _Trainer) -> _Solution:
     found, node_values = interpolate(evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts))
     gammas, terms, values = searched["gammas"], searched["terms"], searched["values"]
     nodes = node_values.size
-    # Exact values at every candidate: the piece edges and the stationary points.
-    candidates, known, known_terms = edges, values[nodes : nodes + edges.size], terms[:, nodes : nodes + edges.size]
+    # The interpolant ranks the stationary points; the best of them meets the piece edges by its exact value.
     stationary = found.stationary_points()
+    best = int(np.argmax(values[nodes : nodes + edges.size]))
+    gamma, value, best_terms = float(edges[best]), float(values[nodes + best]), terms[:, nodes + best, None]
     if stationary.size:
-        inside = problem.terms(stationary)
-        candidates = np.concatenate([edges, stationary])
-        known = np.concatenate([known, problem.values(inside)])
-        known_terms = np.concatenate([known_terms, inside], axis=1)
-    best = int(np.argmax(known))
+        inside = float(stationary[np.argmax(found(stationary))])
+        inside_terms = problem.terms(np.array([inside]))
+        inside_value = float(problem.values(inside_terms)[0])
+        if inside_value > value:
+            gamma, value, best_terms = inside, inside_value, inside_terms
     return _Solution(
-        gamma=float(candidates[best]),
-        value=float(known[best]),
+        gamma=gamma,
+        value=value,
         stationary=stationary,
         interpolant=found,
         gammas=gammas,
         node_values=node_values,
         node_terms=terms[:, :nodes],
-        terms=known_terms[:, best : best + 1],
+        terms=best_terms,
+        current_terms=terms[:, -1:] if current else None,
         at_zero=float(values[gammas.size - 2]),
         at_one=float(values[gammas.size - 1]),
         at_current=float(values[-1]) if current else None,
     )
 
 
-def _learning_rate(problem: _Problem, chosen: AdvantageTable, trainer: _Trainer) -> LearningRate:
-    tables = [chosen] if trainer.table is None else [chosen, trainer.table]
-    rms = advantage_rms(
-        problem.population, np.stack([t.success for t in tables]), np.stack([t.failure for t in tables])
-    )
-    return calibrate(None if trainer.table is None else float(rms[1]), float(rms[0]), trainer.label)
+def _learning_rate(problem: _Problem, solution: _Solution, chosen: AdvantageTable, trainer: _Trainer) -> LearningRate:
+    if isinstance(problem.criterion, RmsGain):
+        rms = problem.criterion.advantage_rms(solution.terms)
+        reference = None if solution.current_terms is None else problem.criterion.advantage_rms(solution.current_terms)
+    else:
+        rms = chosen.rms(problem.population)
+        reference = None if trainer.table is None else trainer.table.rms(problem.population)
+    return calibrate(reference, rms, trainer.label)
 
 
 def _status(problem: _Problem, solution: _Solution, diagnostics: list[Diagnostic]) -> str:

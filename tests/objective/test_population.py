@@ -247,7 +247,7 @@ def test_impossible_pass_rates_are_refused(rates):
         ((0, 1), "prior.alpha must be a finite number above 0 and at most 1e\\+09; got 0"),
         ((1, -2), "prior.beta must be .* got -2"),
         ((float("nan"), 1), "prior.alpha must be .* got nan"),
-        ((1, 1.1e9), "prior.beta must be .* got 1.1e\\+09"),
+        ((1, 1.1e9), "prior.beta must be .* got 1100000000"),
         ((True, 1), "prior.alpha must be .* got True"),
         (("1", 1), "prior.alpha must be .* got '1'"),
     ],

@@ -1,0 +1,343 @@
+"""What the service sustains on one core: requests per second, latency, predictions, and the cost of refusing.
+
+`python benchmarks/http.py` takes about a minute, `--quick` a third of it. The service runs as `python -m app` on one
+core, this client on another. Connections are kept alive, every body is another question (so nothing is answered from
+memory), and the same server's /healthz in the same run is what the rates are held against: it shows the part that HTTP
+itself takes.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.pop(0)  # this folder: its http.py would hide Python's own http
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout that is not installed
+
+import numpy as np
+
+import rl2ml_core as rl2ml
+from app.schemas import RecommendationRequest
+from app.settings import Settings
+from app.solving import Question
+
+ROOT = Path(__file__).resolve().parent.parent
+CONNECTIONS = (1, 4, 16)
+PILOT_PROMPTS, PILOT_ROLLOUTS, ROLLOUTS = 256, 16, 8
+PATH = "/v1/recommendations"
+STARTED = re.compile(r"RL2ML serves http://([\d.]+):(\d+) ")
+
+
+# ---- the questions ----
+
+
+def pilots(rng: np.random.Generator, cells: int | None = None) -> Iterator[list[dict[str, int]]]:
+    """Histograms without end, each another one: of 256 prompts × 16 rollouts, or with as many cells as asked."""
+    while True:
+        if cells is None:
+            rates = rng.beta(0.4, 0.9, PILOT_PROMPTS)
+            prompts = np.bincount(rng.binomial(PILOT_ROLLOUTS, rates), minlength=PILOT_ROLLOUTS + 1)
+        else:
+            prompts = rng.integers(1, 1000, cells)
+        n = prompts.size - 1
+        yield [
+            {"num_rollouts": n, "num_successes": k, "num_prompts": int(count)}
+            for k, count in enumerate(prompts)
+            if count
+        ]
+
+
+def question(pilot: list[dict[str, int]], rollouts: int = ROLLOUTS, **options: object) -> bytes:
+    body = {"pilot": {"cells": pilot}, "metric": "pass@8", "budget": {"num_rollouts": rollouts}, **options}
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def post(body: bytes) -> bytes:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: b\r\n\r\n"
+
+
+# ---- a client that costs little ----
+
+
+class Connection(asyncio.Protocol):
+    """One kept-alive connection, one request at a time; reads no more of an answer than its status and length."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport
+        self._answer: asyncio.Future[tuple[int, int]]
+        self._received, self._missing, self._status, self._length = bytearray(), -1, 0, 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def ask(self, request: bytes) -> asyncio.Future[tuple[int, int]]:
+        """Send; the status and the length of the body."""
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._answer
+
+    def data_received(self, data: bytes) -> None:
+        if self._missing < 0:
+            self._received += data
+            end = self._received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = self._received[:end].lower()
+            start = head.index(b"content-length:") + len(b"content-length:")
+            self._status, self._length = int(head[9:12]), int(head[start:].split(b"\r", 1)[0])
+            self._missing = self._length - (len(self._received) - end - 4)
+            self._received.clear()
+        else:
+            self._missing -= len(data)
+        if self._missing == 0:
+            self._missing = -1
+            self._answer.set_result((self._status, self._length))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if hasattr(self, "_answer") and not self._answer.done():
+            self._answer.set_exception(error or ConnectionResetError("the service closed the connection"))
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+async def load(
+    address: tuple[str, int], connections: int, requests: Iterator[bytes], seconds: float
+) -> tuple[float, list[float]]:
+    """Requests per second and each one's milliseconds, over so many connections at once."""
+    loop = asyncio.get_running_loop()
+    made = [(await loop.create_connection(Connection, *address))[1] for _ in range(connections)]
+    taken: list[float] = []
+
+    async def keep_asking(connection: Connection, until: float) -> None:
+        while (start := time.perf_counter()) < until:
+            status, _ = await connection.ask(next(requests))
+            taken.append((time.perf_counter() - start) * 1e3)
+            assert status == 200, status
+
+    try:
+        for phase in (min(0.3, seconds / 4), seconds):  # the first warms up
+            taken.clear()
+            start = time.perf_counter()
+            await asyncio.gather(*(keep_asking(connection, start + phase) for connection in made))
+            elapsed = time.perf_counter() - start
+    finally:
+        for connection in made:
+            connection.close()
+    return len(taken) / elapsed, taken
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+# ---- the service ----
+
+
+@contextmanager
+def service(core: int | None) -> Iterator[tuple[tuple[str, int], int]]:
+    """`python -m app` on a free port of this machine, on one core: its address and process."""
+    ours = ("HOST", "PORT", "RL2ML_")
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(ours)}
+    pin: Callable[[], None] | None = None if core is None else lambda: os.sched_setaffinity(0, {core})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app"],
+        cwd=ROOT,
+        env=kept | {"PORT": "0", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=pin,
+    )
+    try:
+        assert process.stdout
+        found = STARTED.match(process.stdout.readline())
+        if found is None:
+            sys.exit("the service did not start")
+        yield (found[1], int(found[2])), process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def peak_megabytes(process: int) -> float:
+    (kilobytes,) = re.findall(r"VmHWM:\s+(\d+)", Path(f"/proc/{process}/status").read_text())
+    return int(kilobytes) / 1024
+
+
+def forget_peak(process: int) -> bool:
+    """Start the peak of memory anew, where the kernel lets us."""
+    try:
+        Path(f"/proc/{process}/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+# ---- what is measured ----
+
+
+async def measure_rates(address: tuple[str, int], seconds: float) -> dict[tuple[str, int], tuple[float, float, float]]:
+    """(kind, connections) → requests per second, p50, p99."""
+    rng = np.random.default_rng(1)
+    kinds: dict[str, Callable[[list[dict[str, int]], int], bytes]] = {
+        "bootstrap 0": lambda pilot, seed: post(question(pilot, uncertainty={"bootstrap": 0, "seed": seed})),
+        "default": lambda pilot, seed: post(question(pilot, uncertainty={"seed": seed})),
+    }
+    found: dict[tuple[str, int], tuple[float, float, float]] = {}
+    print(f"\n{'request':<14}{'connections':>12}{'per second':>12}{'of healthz':>12}{'p50 ms':>10}{'p99 ms':>10}")
+    for connections in CONNECTIONS:
+        for kind in ("healthz", *kinds):
+            if kind == "healthz":
+                requests: Iterator[bytes] = itertools.repeat(HEALTH)
+            else:
+                # Made beforehand: the client shall not be what is slow. The seed tells equal histograms apart.
+                first = int(rng.integers(1 << 40))
+                most = int(seconds * 3000)
+                made = [kinds[kind](pilot, first + i) for i, pilot in enumerate(itertools.islice(pilots(rng), most))]
+                requests = iter(made)
+            rate, taken = await load(address, connections, requests, seconds)
+            found[kind, connections] = rate, percentile(taken, 0.5), percentile(taken, 0.99)
+            share = f"{rate / found['healthz', connections][0]:>11.0%} "
+            print(
+                f"{kind:<14}{connections:>12}{rate:>12,.0f}{share}"
+                f"{found[kind, connections][1]:>10.2f}{found[kind, connections][2]:>10.2f}"
+            )
+    return found
+
+
+async def measure_predictions(address: tuple[str, int], quick: bool) -> None:
+    rng = np.random.default_rng(2)
+    none = {"uncertainty": {"bootstrap": 0}}
+    cases: list[tuple[str, int | None, int, dict[str, object]]] = [
+        ("17 cells, N = 8, no draws", None, 8, none),
+        ("17 cells, N = 8", None, 8, {}),
+        ("129 cells, N = 64", 129, 64, {}),
+        ("129 cells, N = 64, γ up to 20", 129, 64, {"search": {"gamma_max": 20.0}}),
+        ("129 cells, N = 64, log-success", 129, 64, {"metric": "log:0.01"}),
+        ("2,000 cells, N = 256", 2000, 256, {}),
+        ("9 cells, N = 65,536", 9, 65_536, {}),
+    ]
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(Connection, *address)
+    print(f"\n{'one at a time':<34}{'where':>8}{'predicted ms':>14}{'measured ms':>13}{'measured/predicted':>20}")
+    for name, cells, n, options in cases[: 6 if quick else None]:
+        taken, predicted = [], 0.0
+        for pilot in itertools.islice(pilots(rng, cells), 3 if quick else 6):
+            body = question(pilot, n, **options)
+            predicted = Question.of(RecommendationRequest.model_validate_json(body), Settings()).milliseconds
+            start = time.perf_counter()
+            status, _ = await connection.ask(post(body))
+            taken.append((time.perf_counter() - start) * 1e3)
+            assert status == 200, status
+        measured = statistics.median(taken[1:])  # the first may have started a child
+        where = "here" if predicted <= Settings().inline_milliseconds else "pool"
+        print(f"{name:<34}{where:>8}{predicted:>14.1f}{measured:>13.1f}{measured / predicted:>20.2f}")
+    connection.close()
+
+
+def refused_bodies() -> dict[str, bytes]:
+    size = Settings().max_body_bytes - 200
+    head = b'{"metric":"pass@8","budget":{"num_rollouts":4},"pilot":'
+
+    def many(item: bytes) -> bytes:
+        return b"[" + b",".join([item] * (size // (len(item) + 1))) + b"]"
+
+    names = b",".join(b'"%05x":0' % i for i in range(size // 10))
+    few_names = b",".join(b'"%05x":0' % i for i in range(55_000))
+    return {
+        "no JSON": b"{",
+        "one wrong field": head + b'{"cells":[]}}',
+        "cells that are numbers": head + b'{"cells":' + many(b"0") + b"}}",
+        "cells that are empty": head + b'{"cells":' + many(b"{}") + b"}}",
+        "rates beyond one": head + b'{"pass_rates":' + many(b"2") + b"}}",
+        "more rates than allowed": head + b'{"pass_rates":' + many(b"0.5") + b"}}",
+        "a million unknown things": b'{"unknown":' + many(b"0") + b"}",
+        "200,000 unknown names": b"{" + names + b"}",
+        "as many unknown names as are read": b"{" + few_names + b"}",
+        "nested without end": b"[" * size,
+        "larger than allowed": b" " * (size + 1000),
+    }
+
+
+async def measure_refusals(address: tuple[str, int], process: int) -> None:
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(Connection, *address)
+    status, _ = await connection.ask(post(question(next(pilots(np.random.default_rng(3))))))
+    assert status == 200, status
+    connection.close()
+    exact = forget_peak(process)
+    print(f"\n{'refused':<36}{'body kB':>9}{'status':>8}{'seconds':>9}{'answer B':>10}{'more MB':>9}")
+    before = peak_megabytes(process)
+    for name, body in refused_bodies().items():
+        if forget_peak(process):
+            before = peak_megabytes(process)
+        _, connection = await loop.create_connection(Connection, *address)
+        start = time.perf_counter()
+        status, length = await connection.ask(post(body))
+        seconds = time.perf_counter() - start
+        connection.close()
+        grown = peak_megabytes(process) - before
+        print(f"{name:<36}{len(body) / 1e3:>9,.0f}{status:>8}{seconds:>9.3f}{length:>10,}{grown:>9.0f}")
+        assert 400 <= status < 500, status
+    if not exact:
+        print("(The kernel does not let the peak be reset: MB are since the first row.)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smoke test: too short for conclusions")
+    quick = parser.parse_args().quick
+    cores = sorted(os.sched_getaffinity(0))
+    server, client = (cores[0], cores[-1]) if len(cores) > 1 else (None, None)
+    if client is not None:
+        os.sched_setaffinity(0, {client})
+    print(
+        f"{platform.machine()}, {len(cores)} cores (load {os.getloadavg()[0]:.1f}), one BLAS thread; "
+        f"Python {platform.python_version()}, numpy {np.__version__}, rl2ml {rl2ml.__version__}"
+    )
+    print(
+        "Service on one core, client on another."
+        if client is not None
+        else "One core for service and client together: rates are about half of the service's own."
+    )
+    print(f"Pilots of {PILOT_PROMPTS} prompts × {PILOT_ROLLOUTS} rollouts, judged by pass@8, N = {ROLLOUTS}.")
+    with service(server) as (address, process):
+        found = asyncio.run(measure_rates(address, 0.5 if quick else 4.0))
+        asyncio.run(measure_predictions(address, quick))
+    with service(server) as (address, process):
+        asyncio.run(measure_refusals(address, process))
+
+    bare = max(found["bootstrap 0", connections][0] for connections in CONNECTIONS)
+    default = max(found["default", connections][0] for connections in CONNECTIONS)
+    slowest = found["default", 1][2]
+    print("\ntargets")
+    for text, value, met in (
+        ("bootstrap 0: at least 700 per second and core", f"{bare:,.0f}", bare >= 700),
+        ("default: at least 150 per second and core", f"{default:,.0f}", default >= 150),
+        ("default, one connection: p99 within 15 ms", f"{slowest:.1f} ms", slowest <= 15),
+    ):
+        print(f"  {'ok' if met else 'MISSED':<8}{text:<50}{value}")
+
+
+if __name__ == "__main__":
+    main()
