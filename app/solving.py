@@ -174,7 +174,6 @@ def _check_work(question: Question, settings: Settings) -> None:
     cells = question.num_cells
     _limit(cells, settings.max_cells, "#/pilot", "distinct cells")
     _limit(cells * question.num_rollouts, settings.max_work, "#/pilot", "cells × rollouts per prompt")
-    _limit(2 * question.gamma_nodes * question.num_rollouts, settings.max_work, "#/search", "numbers in tables over γ")
     _limit(cells * question.quadrature_nodes, settings.max_work, "#/metric", "cells × quadrature nodes")
     _limit(cells * question.options["bootstrap"], settings.max_draw_cells, "#/uncertainty/bootstrap", "draws × cells")
 

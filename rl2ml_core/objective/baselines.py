@@ -4,6 +4,8 @@ All tables with s_{m+1} − t_m = β_m have the same expected gradient w_{γ,N} 
 t_m = −b(m), s_{m+1} = β_m − b(m) (docs/equations.md, E9), and differ in noise alone.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from rl2ml_core.checks import Array, choice
@@ -12,7 +14,7 @@ from rl2ml_core.objective.advantages import AdvantageTable
 from rl2ml_core.objective.family import success_weights
 from rl2ml_core.objective.population import HasPopulation, Population, ScoreGeometry, as_population
 
-__all__ = ["BASELINES", "baseline_shares", "baseline_tables", "expected_pass_rate", "resolve_baseline", "rl2ml_table"]
+__all__ = ["BASELINES", "Baseline", "expected_pass_rate", "resolve_baseline", "rl2ml_table"]
 
 _UNDERFLOW = 1e-250
 
@@ -49,7 +51,7 @@ def rl2ml_table(
     name = resolve_baseline(baseline, population)
     weights = success_weights(gamma, num_rollouts, order)
     people = None if population is None else as_population(population)
-    success, failure = baseline_tables(weights[None], baseline_shares(name, num_rollouts, people))
+    success, failure = Baseline.named(name, num_rollouts, people).tables(weights[None])
     return AdvantageTable(success[0], failure[0])
 
 
@@ -63,26 +65,30 @@ def resolve_baseline(baseline: str | None, population: object | None) -> str:
     return name
 
 
-def baseline_shares(name: str, num_rollouts: int, population: Population | None) -> Array | None:
-    """e(m) of a baseline b(m) = β_m e(m), m = 0..N−1, [N]; None for b ≡ 1, the one that does not scale with β."""
-    others = np.arange(num_rollouts)
-    if name == "none":
-        return np.zeros(num_rollouts)
-    if name == "leave_one_out":
-        return others / max(num_rollouts - 1, 1)  # 0/0 at N = 1 is taken as 0
-    if name == "bayes" and population is not None:
-        return expected_pass_rate(population, num_rollouts - 1)
-    return None
+@dataclass(frozen=True, eq=False)
+class Baseline:
+    """b(m) = β_m e(m) + c for m = 0..N−1 successes among the others: every baseline here, for any objective."""
 
+    shares: Array  # e(m), [N]
+    constant: float = 0.0  # c
 
-def baseline_tables(weights: Array, shares: Array | None) -> tuple[Array, Array]:
-    """Tables s_K, t_K, K = 0..N, of G objectives with success weights [G, N]: two arrays [G, N+1]."""
-    baseline = np.ones_like(weights) if shares is None else weights * shares
-    success = np.zeros((weights.shape[0], weights.shape[1] + 1))
-    failure = np.zeros_like(success)
-    success[:, 1:] = weights - baseline
-    failure[:, :-1] = -baseline
-    return success, failure
+    @classmethod
+    def named(cls, name: str, num_rollouts: int, population: Population | None) -> "Baseline":
+        """The baseline of a key of `BASELINES`."""
+        if name == "bayes" and population is not None:
+            return cls(expected_pass_rate(population, num_rollouts - 1))
+        if name == "leave_one_out":  # 0/0 at N = 1 is taken as 0
+            return cls(np.arange(num_rollouts) / max(num_rollouts - 1, 1))
+        return cls(np.zeros(num_rollouts), 1.0 if name == "score" else 0.0)
+
+    def tables(self, weights: Array) -> tuple[Array, Array]:
+        """Tables s_K, t_K, K = 0..N, of G objectives with success weights [G, N]: two arrays [G, N+1]."""
+        baseline = weights * self.shares + self.constant
+        success = np.zeros((weights.shape[0], weights.shape[1] + 1))
+        failure = np.zeros_like(success)
+        success[:, 1:] = weights - baseline
+        failure[:, :-1] = -baseline
+        return success, failure
 
 
 def expected_pass_rate(population: Population, num_others: int) -> Array:

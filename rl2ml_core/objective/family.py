@@ -7,6 +7,8 @@ truncation order. Every function takes scalars or arrays that broadcast and comp
 Source: Zheng, "RL2ML", arXiv:2605.30154, §3 and App. C; closed forms in `docs/equations.md`.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betainc, gammaln
@@ -32,6 +34,7 @@ MAX_ROLLOUTS = 65_536
 # Above it Stirling's series with three terms is exact to 1e-17 (its fourth is 1/(1680 x⁷)).
 _STIRLING_ABOVE = 64
 _VALUES_AT_ONCE = 1 << 20
+_KEPT_ROLLOUTS = 4096
 
 
 def objective_weight(
@@ -66,7 +69,7 @@ def objective_weight(
     return weight
 
 
-def success_weights(gamma: npt.ArrayLike, num_rollouts: int, order: int | None = None) -> Array:
+def success_weights(gamma: npt.ArrayLike | float, num_rollouts: int, order: int | None = None) -> Array:
     """Success weights β_{K−1}, K = 1..N, of the direct estimator ĝ = (1/N) Σ β_{K−1} r_i S_i. §3.2.1 and App. C.
 
     Untruncated, β_{K−1} = Γ(N+γ)Γ(K) / (Γ(N)Γ(K+γ)), relative error ≤ 1e-12 for N ≤ 65,536 and γ ∈ [0, 20].
@@ -83,12 +86,23 @@ def success_weights(gamma: npt.ArrayLike, num_rollouts: int, order: int | None =
         InvalidInput: a value outside these ranges.
     """
     order = _order(num_rollouts, order)
-    g = _gamma(gamma)
+    if isinstance(gamma, float) and num_rollouts <= _KEPT_ROLLOUTS:
+        return _kept_success_weights(gamma, num_rollouts, order).copy()
+    return _success_weights(_gamma(gamma), num_rollouts, order)
+
+
+def _success_weights(g: Array, num_rollouts: int, order: int) -> Array:
     logs = log_gamma_ratios(g, num_rollouts)
     weights = np.exp(logs[..., -1:] - logs)
     if order < num_rollouts:
         _truncate(weights, g, order)
     return weights
+
+
+@lru_cache(maxsize=64)
+def _kept_success_weights(gamma: float, num_rollouts: int, order: int) -> Array:
+    """The last ones asked for one by one: a table, its update scales and its file share them."""
+    return _success_weights(_gamma(gamma), num_rollouts, order)
 
 
 def update_scales(gamma: npt.ArrayLike, num_rollouts: int, order: int | None = None) -> Array:

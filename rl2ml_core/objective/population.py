@@ -6,6 +6,7 @@ B_m(p) = C(n,m) p^m (1−p)^(n−m), m = 0..n.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -135,14 +136,13 @@ class Population:
         kept: tuple[int, Array] | None = getattr(self, "_last_law", None)
         if kept is not None and kept[0] == degree:
             return kept[1]
-        m = np.arange(degree)
-        ratios = (degree - m) / (m + 1)
+        m, m_left, ratios = _binomial_ratios(degree)
         if self.prior is None:
             p, q = np.maximum(self.pass_rates, _SMALLEST), np.maximum(self._failure_rates, _SMALLEST)
             steps = np.log(ratios) + (np.log(p) - np.log(q))[:, None]
         else:
             a, b = self.shape_success[:, None], self.shape_failure[:, None]
-            steps = np.log(ratios * (a + m) / (b + ((degree - 1) - m)))
+            steps = np.log(ratios * (a + m) / (b + m_left))
         logs = _centered_cumulative_sum(steps)
         logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
         logs.setflags(write=False)
@@ -201,9 +201,20 @@ class BernsteinMoments:
         value = self.law
         for step in range(i):
             value = value * (self.success if self.total is None else (self.success + step) / (self.total + step))
+        return self.failed(value, i, j)
+
+    def failed(self, value: Array, i: int, j: int) -> Array:
+        """E[p^i (1−p)^j B_m] from `value` = E[p^i B_m]."""
         for step in range(j):
-            value = value * (self.failure if self.total is None else (self.failure + step) / (self.total + i + step))
+            value = value * (self.failure if self.total is None else (self.failure + step) / (self.total + (i + step)))
         return value
+
+
+@lru_cache(maxsize=16)
+def _binomial_ratios(degree: int) -> tuple[Array, Array, Array]:
+    """m, degree−1−m and C(degree, m+1)/C(degree, m) for m = 0..degree−1."""
+    m = np.arange(float(degree))
+    return m, (degree - 1) - m, (degree - m) / (m + 1)
 
 
 def _centered_cumulative_sum(steps: Array) -> Array:

@@ -62,52 +62,51 @@ class Interpolant:
 
     def stationary_points(self) -> Array:
         """Every root of the derivative strictly inside the interval, sorted."""
+        edges = self.edges.tolist()
         derivatives = _derivative(self.coefficients)
         # Coefficients below rounding would only add spurious roots.
-        floor = _ROUNDING * self.scale
-        found = [
-            left + (root + 1) / 2 * (right - left)
-            for left, right, series, derivative in zip(
-                self.edges[:-1], self.edges[1:], self.coefficients, derivatives, strict=True
-            )
-            if np.abs(series[1:]).max(initial=0.0) > floor
-            for root in _roots(derivative)
-        ]
-        points = np.sort(np.array(found))
-        inside = (points > self.edges[0]) & (points < self.edges[-1])
-        inside[1:] &= np.diff(points) > 1e-7  # on a piece edge both neighbors find the same root
-        return np.asarray(points[inside])
+        constant = np.abs(self.coefficients[:, 1:]).max(axis=1, initial=0.0) <= _ROUNDING * self.scale
+        found: list[float] = []
+        for piece in np.flatnonzero(~constant).tolist():
+            left, right = edges[piece], edges[piece + 1]
+            for root in sorted(_roots(derivatives[piece])):
+                point = left + (root + 1) / 2 * (right - left)
+                # On a piece edge both neighbors find the same root.
+                if edges[0] < point < edges[-1] and not (found and point - found[-1] < 1e-7):
+                    found.append(point)
+        return np.array(found)
 
-    def __call__(self, points: Array) -> Array:
-        """The interpolant at points of the interval, [...] → [...]."""
-        piece = np.clip(np.searchsorted(self.edges, points, side="right") - 1, 0, len(self.coefficients) - 1)
-        left, right = self.edges[piece], self.edges[piece + 1]
-        unit = np.clip(2 * (points - left) / np.where(right > left, right - left, 1) - 1, -1, 1)
-        basis = np.cos(np.arccos(unit)[..., None] * np.arange(self.degree + 1))
-        return np.asarray(np.einsum("...k,...k->...", basis, self.coefficients[piece]))
+    def __call__(self, gamma: float) -> float:
+        """The interpolant at a point of the interval."""
+        piece, unit, _ = self._locate(gamma)
+        return _clenshaw(self.coefficients[piece].tolist(), unit)
 
-    def slope(self, at: float) -> float:
-        """The derivative at a point of the interval; 0 where the interval is one point."""
-        piece = min(max(int(np.searchsorted(self.edges, at, side="right")) - 1, 0), len(self.coefficients) - 1)
-        left, right = self.edges[piece : piece + 2]
+    def slope(self, gamma: float) -> float:
+        """Its derivative there; 0 where the interval is one point."""
+        piece, unit, scale = self._locate(gamma)
+        return _clenshaw(_derivative(self.coefficients[piece]).tolist(), unit) * scale
+
+    def _locate(self, gamma: float) -> tuple[int, float, float]:
+        """The piece of a point, the point's unit variable in it, and d unit / dγ."""
+        piece = min(max(int(np.searchsorted(self.edges, gamma, side="right")) - 1, 0), len(self.coefficients) - 1)
+        left, right = float(self.edges[piece]), float(self.edges[piece + 1])
         if left == right:
-            return 0.0
-        unit = min(max(2 * (at - left) / (right - left) - 1, -1.0), 1.0)
-        series = _derivative(self.coefficients[piece])
-        return float(series @ np.cos(np.arange(series.size) * np.arccos(unit)) * 2 / (right - left))
+            return piece, 0.0, 0.0
+        return piece, min(max(2 * (gamma - left) / (right - left) - 1, -1.0), 1.0), 2 / (right - left)
 
 
 def _derivative(series: Array) -> Array:
     """Chebyshev coefficients of the derivative, [..., n+1] → [..., max(n, 1)]."""
-    degree = series.shape[-1] - 1
-    result = np.zeros((*series.shape[:-1], max(degree, 1)))
-    scaled = 2 * series * np.arange(degree + 1)
-    # d_k = d_{k+2} + 2(k+1) c_{k+1}: sums of every second coefficient, from the top.
-    for first in (degree, degree - 1):
-        if first > 0:
-            result[..., first - 1 :: -2] = np.cumsum(scaled[..., first:0:-2], axis=-1)
-    result[..., 0] /= 2
-    return result
+    return np.asarray(series @ _differentiation(series.shape[-1]))
+
+
+@lru_cache(maxsize=128)
+def _differentiation(size: int) -> Array:
+    """The matrix [n+1, max(n, 1)] from a Chebyshev series to its derivative's: d_k = 2 Σ_{j>k, j−k odd} j c_j."""
+    j, k = np.arange(size)[:, None], np.arange(max(size - 1, 1))
+    matrix = np.where((j > k) & ((j - k) % 2 == 1), 2.0 * j, 0.0)
+    matrix[:, 0] /= 2
+    return matrix
 
 
 def _roots(series: Array) -> list[float]:

@@ -3,7 +3,7 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, N rollouts per prompt.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from rl2ml_core.checks import Array, choice, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.advantages import AdvantageTable
-from rl2ml_core.objective.baselines import baseline_shares, baseline_tables, resolve_baseline
+from rl2ml_core.objective.baselines import Baseline, resolve_baseline
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
 from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS, success_weights
 from rl2ml_core.objective.objective import Objective
@@ -30,7 +30,7 @@ from rl2ml_core.selection.chebyshev import (
     interpolate,
     piece_edges,
 )
-from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain
+from rl2ml_core.selection.criteria import Criterion, Paper, PreparedWeights, RmsGain
 from rl2ml_core.selection.metrics import Metric, parse_metric
 from rl2ml_core.selection.uncertainty import Interval, NearOptimal, draw, kappa_draws, near_optimal, peaks
 from rl2ml_core.version import METHOD_VERSION, __version__
@@ -49,6 +49,7 @@ SATURATED_HEADROOM = 1e-3
 MAX_BOOTSTRAP = 100_000
 _SENSITIVITY_KAPPAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _CURVE_EVERY = 2
+_RL_AND_MAXRL = np.array([0.0, 1.0])
 _KEPT_WEIGHTS = 1 << 17  # a megabyte at most for each range and N
 _VALUES_AT_ONCE = 1 << 20
 
@@ -183,9 +184,10 @@ def recommend(
         return _uninformative(reason, diagnostics)
 
     status = _status(problem, solution, diagnostics)
-    chosen = problem.table(solution.gamma)
+    chosen = solution.table if problem.valued is problem.baseline else problem.table(solution.gamma)
     n = problem.num_rollouts
-    objective = Objective(solution.gamma, problem.baseline, problem.population, score_model, n, n)._with_table(chosen)
+    objective = Objective(solution.gamma, problem.baseline_name, problem.population, score_model, n, n)
+    objective = objective._with_table(chosen)
     learning_rate = _learning_rate(problem, solution, chosen, trainer)
     gains = {
         name: None if value is None or not value > 0 else solution.value / value - 1
@@ -202,10 +204,9 @@ def recommend(
         known = np.full(bootstrap, problem.scores.kappa)
         unknown = kappa_draws(score_model, bootstrap, rng) if criterion == "rms_gain" else None
         scenarios = [known] if unknown is None else [known, unknown]
-        shipped = chosen if problem.valued_shares is problem.shares else problem.table(solution.gamma, valued=True)
-        per_cell = problem.terms_per_cell(solution.gammas, shipped, searched=True)
-        nodes = solution.node_values.size
-        per_cell = per_cell[:, :, [*range(nodes), -1]]
+        shipped = problem.criterion.per_cell(solution.table.success[None], solution.table.failure[None])
+        nodes = problem.search_per_cell(solution.gammas)[:, :, : solution.node_values.size]
+        per_cell = np.concatenate([nodes, shipped], axis=2)
         results = draw(problem.criterion, per_cell, to_grid, grid, pilot.num_prompts, scenarios, bootstrap, rng)
         sampling, interval = results[0].interval(level), results[-1].interval(level)
         band = results[-1].band(level, _CURVE_EVERY)
@@ -246,9 +247,9 @@ class _Problem:
     num_rollouts: int
     gamma_min: float
     gamma_max: float
-    baseline: str
-    shares: Array | None  # e(m) of the shipped baseline
-    valued_shares: Array | None  # e(m) of the estimator that the criterion values
+    baseline_name: str
+    baseline: Baseline  # of the estimator that ships
+    valued: Baseline  # of the estimator that the criterion values
     scores: ScoreModel
     criterion: Criterion
 
@@ -301,7 +302,7 @@ class _Problem:
                 )
             valued = RmsGain(population, judged, n)
         name = resolve_baseline(baseline, population)
-        shares = baseline_shares(name, n, population)
+        shipped = Baseline.named(name, n, population)
         return cls(
             pilot=pilot if isinstance(pilot, PilotHistogram) else None,
             population=population,
@@ -309,21 +310,25 @@ class _Problem:
             num_rollouts=n,
             gamma_min=low,
             gamma_max=high,
-            baseline=name,
-            shares=shares,
+            baseline_name=name,
+            baseline=shipped,
             # Eq. 3 is the variance of the direct estimator.
-            valued_shares=baseline_shares("none", n, None) if criterion == "paper" else shares,
+            valued=Baseline.named("none", n, None) if criterion == "paper" else shipped,
             scores=scores,
             criterion=valued,
         )
 
-    def terms(self, gamma: Array, *extra: AdvantageTable, searched: bool = False) -> Array:
-        """The criterion's terms at each γ and, last, of further tables: [terms, G + extra]."""
-        return self._in_parts(self.criterion.totals, gamma, extra, searched)
+    def search(self, gamma: Array) -> Array:
+        """The criterion's terms at each γ that is searched, [terms, G]."""
+        return self._in_parts(gamma, lambda weights: self.criterion.family_totals(weights, self.valued))
 
-    def terms_per_cell(self, gamma: Array, *extra: AdvantageTable, searched: bool = False) -> Array:
-        """The same for every cell, [terms, C, G + extra]."""
-        return self._in_parts(self.criterion.per_cell, gamma, extra, searched)
+    def search_per_cell(self, gamma: Array) -> Array:
+        """The same for every cell, [terms, C, G]."""
+        return self._in_parts(gamma, lambda weights: self.criterion.family_per_cell(weights, self.valued))
+
+    def terms(self, *tables: AdvantageTable) -> Array:
+        """The criterion's terms of any tables, [terms, tables]."""
+        return self.criterion.totals(np.array([t.success for t in tables]), np.array([t.failure for t in tables]))
 
     def values(self, terms: Array) -> Array:
         """The criterion of terms [terms, G] → [G]."""
@@ -331,29 +336,18 @@ class _Problem:
 
     def table(self, gamma: float, *, valued: bool = False) -> AdvantageTable:
         """The table that training uses at a γ; or, `valued`, the one that the criterion values."""
-        weights = success_weights([gamma], self.num_rollouts)
-        success, failure = baseline_tables(weights, self.valued_shares if valued else self.shares)
+        weights = success_weights(gamma, self.num_rollouts)
+        success, failure = (self.valued if valued else self.baseline).tables(weights[None])
         return AdvantageTable(success[0], failure[0])
 
-    def _in_parts(
-        self, function: Callable[[Array, Array], Array], gamma: Array, extra: Sequence[AdvantageTable], searched: bool
-    ) -> Array:
-        """`function` of the tables at every γ, of so many at a time that they stay within a few megabytes."""
+    def _in_parts(self, gamma: Array, function: Callable[[PreparedWeights], Array]) -> Array:
+        """`function` of the success weights at every γ, of so many at a time that they stay within a few megabytes."""
+        if gamma.size * self.num_rollouts <= _KEPT_WEIGHTS:
+            return function(_kept_weights(gamma.tobytes(), self.num_rollouts))
         rows = max(1, _VALUES_AT_ONCE // self.num_rollouts)
-        found = []
-        for start in range(0, gamma.size, rows):
-            part = gamma[start : start + rows]
-            # γ that are searched come again with every pilot.
-            keep = searched and part.size * self.num_rollouts <= _KEPT_WEIGHTS
-            weights = (
-                _kept_weights(part.tobytes(), self.num_rollouts) if keep else success_weights(part, self.num_rollouts)
-            )
-            success, failure = baseline_tables(weights, self.valued_shares)
-            if extra and start + rows >= gamma.size:
-                success = np.concatenate([success, [table.success for table in extra]])
-                failure = np.concatenate([failure, [table.failure for table in extra]])
-            found.append(function(success, failure))
-        return found[0] if len(found) == 1 else np.concatenate(found, axis=-1)
+        parts = [gamma[start : start + rows] for start in range(0, gamma.size, rows)]
+        found = [function(PreparedWeights.of(success_weights(part, self.num_rollouts))) for part in parts]
+        return np.concatenate(found, axis=-1)
 
     def why_uninformative(self) -> str | None:
         """Why no γ can be told from this pilot, or None."""
@@ -388,9 +382,9 @@ class _Problem:
 
 
 @lru_cache(maxsize=32)
-def _kept_weights(gamma: bytes, num_rollouts: int) -> Array:
-    """Success weights at the nodes of a range: the same for every pilot."""
-    return success_weights(np.frombuffer(gamma), num_rollouts)
+def _kept_weights(gamma: bytes, num_rollouts: int) -> PreparedWeights:
+    """Success weights where a range is searched: the same for every pilot."""
+    return PreparedWeights.of(success_weights(np.frombuffer(gamma), num_rollouts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -432,6 +426,7 @@ class _Solution:
 
     gamma: float
     value: float
+    table: AdvantageTable  # that the criterion values at the best γ
     stationary: Array
     interpolant: Interpolant
     gammas: Array  # all that were searched: the Q interpolation nodes, the piece edges, 0 and 1
@@ -446,13 +441,12 @@ class _Solution:
 
 def _solve(problem: _Problem, trainer: _Trainer) -> _Solution:
     edges = piece_edges(problem.gamma_min, problem.gamma_max)
-    current = () if trainer.table is None else (trainer.table,)
     searched: dict[str, Array] = {}
 
     def evaluate(nodes: Array) -> Array:
-        """The criterion at the nodes; on the way at the piece edges, γ = 0, γ = 1 and of the trainer in use."""
-        gammas = np.concatenate([nodes, edges, [0.0, 1.0]])
-        terms = problem.terms(gammas, *current, searched=True)
+        """The criterion at the nodes; on the way at the piece edges, γ = 0 and γ = 1."""
+        gammas = np.concatenate([nodes, edges, _RL_AND_MAXRL])
+        terms = problem.search(gammas)
         values = problem.values(terms)
         searched.update(gammas=gammas, terms=terms, values=values)
         return values[: nodes.size]
@@ -460,29 +454,33 @@ def _solve(problem: _Problem, trainer: _Trainer) -> _Solution:
     found, node_values = interpolate(evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts))
     gammas, terms, values = searched["gammas"], searched["terms"], searched["values"]
     nodes = node_values.size
-    # The interpolant ranks the stationary points; the best of them meets the piece edges by its exact value.
     stationary = found.stationary_points()
-    best = int(np.argmax(values[nodes : nodes + edges.size]))
-    gamma, value, best_terms = float(edges[best]), float(values[nodes + best]), terms[:, nodes + best, None]
-    if stationary.size:
-        inside = float(stationary[np.argmax(found(stationary))])
-        inside_terms = problem.terms(np.array([inside]))
-        inside_value = float(problem.values(inside_terms)[0])
-        if inside_value > value:
-            gamma, value, best_terms = inside, inside_value, inside_terms
+    # Candidates are the piece edges and the stationary points; the interpolant ranks them.
+    at_edges = values[nodes : nodes + edges.size]
+    best = int(np.argmax(at_edges))
+    gamma, value = float(edges[best]), float(at_edges[best])
+    for point in stationary.tolist():
+        height = found(point)
+        if height > value:
+            gamma, value = point, height
+    # The answer's own value is exact, with that of the trainer in use.
+    table = problem.table(gamma, valued=True)
+    exact_terms = problem.terms(table) if trainer.table is None else problem.terms(table, trainer.table)
+    exact = problem.values(exact_terms).tolist()
     return _Solution(
         gamma=gamma,
-        value=value,
+        value=exact[0],
+        table=table,
         stationary=stationary,
         interpolant=found,
         gammas=gammas,
         node_values=node_values,
         node_terms=terms[:, :nodes],
-        terms=best_terms,
-        current_terms=terms[:, -1:] if current else None,
-        at_zero=float(values[gammas.size - 2]),
-        at_one=float(values[gammas.size - 1]),
-        at_current=float(values[-1]) if current else None,
+        terms=exact_terms[:, :1],
+        current_terms=None if trainer.table is None else exact_terms[:, 1:],
+        at_zero=float(values[-2]),
+        at_one=float(values[-1]),
+        at_current=None if trainer.table is None else exact[1],
     )
 
 

@@ -1,0 +1,119 @@
+"""docs/rest.md says what the code does."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rl2ml_core as rl2ml
+from app.problems import PROBLEM_TYPES
+from app.schemas import RecommendationAnswer
+from app.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "docs" / "rest.md").read_text(encoding="utf-8")
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading or table head, without the head."""
+    after = TEXT.split(heading, 1)[1]
+    rows = [line for line in after[after.index("|---") :].split("\n\n", 1)[0].splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[1:]]
+
+
+def test_problem_types():
+    rows = {name.strip("`"): (int(status), title) for name, status, title in table("## Statuses and problems")}
+    assert rows == PROBLEM_TYPES
+
+
+def test_settings():
+    rows = {name.strip("`"): default for name, default, _ in table("## Settings")}
+    assert list(rows) == list(Settings.model_fields)
+    computed = {"pool_workers": "cores − 1", "root_path": "none", "access_log": "false"}
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        shown = f"{default:,.12g}" if isinstance(default, (int, float)) and name != "port" else str(default)
+        assert rows[name] == computed.get(name, shown), name
+
+
+def test_fields_of_an_answer():
+    named = [name for row in table("## What an answer says") for name in re.findall(r"`(\w+)`", row[0])]
+    assert named == list(RecommendationAnswer.model_fields)
+
+
+def test_fields_of_a_request(document):
+    schemas = document["components"]["schemas"]
+    properties = schemas["RecommendationRequest"]["properties"]
+    named = [name for row in table("## What a request takes") for name in re.findall(r"`([\w.]+)`", row[0])]
+    assert list(dict.fromkeys(name.partition(".")[0] for name in named)) == list(properties)
+    for section, model in (("search", "Search"), ("uncertainty", "Uncertainty"), ("estimator", "Estimator")):
+        assert [n.partition(".")[2] for n in named if n.startswith(f"{section}.")] == list(schemas[model]["properties"])
+
+
+def test_defaults_of_a_request(document):
+    schemas = document["components"]["schemas"]
+    sections = {"search": "Search", "uncertainty": "Uncertainty", "estimator": "Estimator"}
+    checked = 0
+    for names, defaults, _ in table("## What a request takes"):
+        if defaults == "required":
+            continue
+        paths = re.findall(r"`([\w.]+)`", names)
+        values = [json.loads(text) for text in (defaults.split(", ") if len(paths) > 1 else [defaults.strip("`")])]
+        for path, value in zip(paths, values, strict=True):
+            section, _, field = path.partition(".")
+            model = schemas[sections[section]] if field else schemas["RecommendationRequest"]
+            default = model["properties"][field or section].get("default")
+            assert default == value, path
+            checked += 1
+    assert checked >= 10
+
+
+def test_names_in_the_request_table():
+    rows = {row[0]: row[2] for row in table("## What a request takes")}
+    trainers = re.findall(r"`(\w+)`", rows["`current`"].partition("a γ")[0])
+    assert trainers == list(rl2ml.KNOWN_TRAINERS)
+    assert re.findall(r"`(\w+)`", rows["`estimator.baseline`"]) == list(rl2ml.BASELINES)
+
+
+def test_paths(document):
+    documented = {
+        (method.lower(), path.replace("{id}", "{identity}"))
+        for method, path in re.findall(r"^\| `([A-Z]+) (\S+)` \|", TEXT, re.MULTILINE)
+    }
+    served = {(method, path) for path, item in document["paths"].items() for method in item}
+    assert documented == served
+
+
+def close(shown: Any, real: Any) -> bool:
+    """Whether a shortened value shows a real one: rounded numbers, and lists or objects up to an ellipsis."""
+    if isinstance(shown, dict):
+        return all(close(value, real[name]) for name, value in shown.items())
+    if isinstance(shown, list):
+        whole = shown[-1:] != ["…"]
+        kept = shown if whole else shown[:-1]
+        return (len(kept) == len(real) or not whole) and all(map(close, kept, real))
+    if isinstance(shown, float):
+        return real == pytest.approx(shown, rel=0.02, abs=0.006 if abs(shown) > 0.1 else 1e-4)
+    return shown == real
+
+
+def test_worked_request_gives_the_answer_shown(client):
+    command = re.search(r"```console\n\$ (curl.*?)```", TEXT, re.DOTALL)[1]
+    body = shlex.split(command)[-1]
+    response = client.ask(body)
+    assert response.status_code == 200
+    shown = re.search(r"left out\):\n\n```json\n(.*?)```", TEXT, re.DOTALL)[1]
+    real = response.json()
+    shortened = json.loads(re.sub(r"…(?=\])", '"…"', shown))
+    assert list(shortened) == list(real)
+    assert not close(shortened | {"gamma": 1.3}, real), "the comparison sees nothing"
+    assert close(shortened, real)
+
+
+def test_problem_shown_is_real(client, question):
+    shown = json.loads(re.search(r"```json\n(\{\"type\".*?)```", TEXT, re.DOTALL)[1])
+    question["pilot"]["cells"][0]["num_successes"] = 9
+    assert client.ask(question).json() == shown
