@@ -35,7 +35,8 @@ from scipy.special import betainc
 
 import rl2ml_core as rl2ml
 import rl2ml_core.selection.recommend as internals
-from rl2ml_core.objective.baselines import baseline_shares, baseline_tables
+from rl2ml_core.objective import population as laws
+from rl2ml_core.objective.baselines import Baseline
 from rl2ml_core.selection.criteria import RmsGain
 
 LOW, HIGH = 0.0, 2.0
@@ -156,7 +157,7 @@ def papers_procedure(unit: UnitGain) -> float:
 # ---- the other peers ----
 
 
-def direct_rms_gain(p: np.ndarray, metric: rl2ml.Metric, num_rollouts: int, shares: np.ndarray) -> Callable:
+def direct_rms_gain(p: np.ndarray, metric: rl2ml.Metric, num_rollouts: int, estimator: Baseline) -> Callable:
     """The RMS gain at known pass rates as a function of one γ, without a histogram: per prompt, nothing shared."""
     n = num_rollouts
     points = rl2ml.Population.from_pass_rates(p)
@@ -169,7 +170,7 @@ def direct_rms_gain(p: np.ndarray, metric: rl2ml.Metric, num_rollouts: int, shar
 
     def evaluate(gamma: float) -> float:
         w = p**-gamma * betainc(gamma, n, p)
-        success, failure = baseline_tables(rl2ml.success_weights(np.array([gamma]), n), shares)
+        success, failure = estimator.tables(rl2ml.success_weights(np.array([gamma]), n))
         s, t = success[0] * k / n, failure[0] * (n - k) / n
         columns = np.stack([s**2, s * t, t**2, success[0] * s / n, failure[0] * t / n], axis=1)
         ss, st, tt, noise_s, noise_t = (law @ columns).T
@@ -186,14 +187,14 @@ def bounded(function: Callable[[float], float]) -> float:
 def histogram_curve(population: rl2ml.Population, metric: rl2ml.Metric, num_rollouts: int) -> Callable:
     """The RMS gain on the histogram, [G] → [G], with the Bayes baseline."""
     criterion = RmsGain(population, metric, num_rollouts)
-    shares = baseline_shares("bayes", num_rollouts, population)
+    estimator = Baseline.named("bayes", num_rollouts, population)
 
     def evaluate(gamma: np.ndarray) -> np.ndarray:
         rows = max(1, _VALUES_AT_ONCE // num_rollouts)
         values = np.empty(gamma.size)
         for start in range(0, gamma.size, rows):
             block = slice(start, start + rows)
-            tables = baseline_tables(rl2ml.success_weights(gamma[block], num_rollouts), shares)
+            tables = estimator.tables(rl2ml.success_weights(gamma[block], num_rollouts))
             values[block] = criterion.combine(criterion.totals(*tables), KAPPA)
         return values
 
@@ -208,8 +209,19 @@ def grid_search(curve: Callable) -> float:
 # ---- ours, with its insides apart ----
 
 
+def forget() -> None:
+    """Drop the laws that pilots with the same cells share: every pilot here counts as a new one."""
+    laws._kept_moments.cache_clear()
+
+
+def recommend_anew(pilot: rl2ml.PilotHistogram, num_rollouts: int, bootstrap: int) -> rl2ml.Recommendation:
+    forget()
+    return rl2ml.recommend(pilot, METRIC, num_rollouts, bootstrap=bootstrap)
+
+
 def solve(pilot: rl2ml.PilotHistogram, num_rollouts: int) -> float:
-    """From the histogram to the certified γ: moments, tables, curve and roots; nothing of the report around it."""
+    """From the histogram to the certified γ: moments, curve and roots; nothing of the report around it."""
+    forget()
     problem = internals._Problem.of(
         pilot, METRIC, num_rollouts, LOW, HIGH, "rms_gain", None, rl2ml.BetaPrior(1, 1), None, "bayes"
     )
@@ -241,7 +253,7 @@ def time_one(counts: np.ndarray, num_rollouts: int, quick: bool) -> dict[str, Ti
     most = _VALUES_KEPT >> (4 if quick else 0)
     pilot = rl2ml.PilotHistogram.from_counts(counts, PILOT_ROLLOUTS)
     population = pilot.population()
-    shares = baseline_shares("bayes", n, population)
+    estimator = Baseline.named("bayes", n, population)
     p = (counts + 1) / (PILOT_ROLLOUTS + 2)
     solve(pilot, n)  # fills the caches that stay with a process
 
@@ -251,11 +263,11 @@ def time_one(counts: np.ndarray, num_rollouts: int, quick: bool) -> dict[str, Ti
     return {
         SOLVE: ours(lambda: solve(pilot, n)),
         FROM_COUNTS: ours(lambda: solve(rl2ml.PilotHistogram.from_counts(counts, PILOT_ROLLOUTS), n)),
-        NO_DRAWS: ours(lambda: rl2ml.recommend(pilot, METRIC, n, bootstrap=0)),
-        DRAWS: ours(lambda: rl2ml.recommend(pilot, METRIC, n)),
+        NO_DRAWS: ours(lambda: recommend_anew(pilot, n, 0)),
+        DRAWS: ours(lambda: recommend_anew(pilot, n, 200)),
         PAPER: on_fewer(lambda q: papers_procedure(UnitGain(q, METRIC, n)), p, n, repeats, seconds, most),
         "minimize_scalar, per prompt": on_fewer(
-            lambda q: bounded(direct_rms_gain(q, METRIC, n, shares)), p, n, repeats, seconds, most
+            lambda q: bounded(direct_rms_gain(q, METRIC, n, estimator)), p, n, repeats, seconds, most
         ),
         GRID: Timed(best_of(lambda: grid_search(histogram_curve(population, METRIC, n)), repeats, seconds)),
     }

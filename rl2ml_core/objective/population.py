@@ -31,6 +31,7 @@ __all__ = [
 DEFAULT_KAPPA = 0.1
 
 _VALUES_PER_BLOCK = 1 << 18
+_KEPT_VALUES = 1 << 15  # a quarter of a megabyte per array
 _PLAIN_SUMS = 64  # steps that a plain sum takes without loss
 _SMALLEST = 5e-324  # stands in for a probability of exactly zero, so that logarithms stay finite
 
@@ -131,39 +132,19 @@ class Population:
         """log E[B_m(p)] for m = 0..degree per cell, [C, degree+1]: a (beta-)binomial law, kept in logs.
 
         Built from the ratios of neighboring terms and normalized (the terms of a law add to one), so that neither
-        factorials nor underflow limit its accuracy. The last one is kept: baseline and criterion share it.
+        factorials nor underflow limit its accuracy.
         """
-        kept: tuple[int, Array] | None = getattr(self, "_last_law", None)
-        if kept is not None and kept[0] == degree:
-            return kept[1]
-        m, m_left, ratios = _binomial_ratios(degree)
-        if self.prior is None:
-            p, q = np.maximum(self.pass_rates, _SMALLEST), np.maximum(self._failure_rates, _SMALLEST)
-            steps = np.log(ratios) + (np.log(p) - np.log(q))[:, None]
-        else:
-            a, b = self.shape_success[:, None], self.shape_failure[:, None]
-            steps = np.log(ratios * (a + m) / (b + m_left))
-        logs = _centered_cumulative_sum(steps)
-        logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
-        logs.setflags(write=False)
-        object.__setattr__(self, "_last_law", (degree, logs))
-        return logs
+        return self.bernstein(degree).logs
 
     def bernstein(self, degree: int) -> "BernsteinMoments":
-        """E[p^i (1−p)^j B_m(p)] per cell for small i and j, from one evaluation; the last one is kept."""
-        kept: tuple[int, BernsteinMoments] | None = getattr(self, "_last_moments", None)
-        if kept is not None and kept[0] == degree:
-            return kept[1]
-        m = np.arange(degree + 1)
-        law = np.exp(self.log_bernstein(degree))
-        law.setflags(write=False)
-        if self.prior is None:
-            moments = BernsteinMoments(law, self.pass_rates[:, None], self._failure_rates[:, None], None)
-        else:
-            a, b = self.shape_success[:, None], self.shape_failure[:, None]
-            moments = BernsteinMoments(law, a + m, b + (degree - m), a + b + degree)
-        object.__setattr__(self, "_last_moments", (degree, moments))
-        return moments
+        """E[p^i (1−p)^j B_m(p)] per cell for small i and j, from one evaluation.
+
+        Laws depend on a cell's counts alone, not on how many prompts it stands for: pilots with the same cells, such as
+        the windows of one training run, share them.
+        """
+        if self.weights.size * (degree + 1) <= _KEPT_VALUES:
+            return _kept_moments(self.successes.tobytes(), self.failures.tobytes(), self.prior, degree)
+        return _moments(self.successes, self.failures, self.prior, degree)
 
     def posterior_means(self, degree: int) -> Array:
         """E[p | m successes in `degree` further rollouts] per cell, [C, degree+1] (one column for points)."""
@@ -192,7 +173,8 @@ class Population:
 class BernsteinMoments:
     """Moments of a Bernstein basis per cell; `moments(i, j)` is E[p^i (1−p)^j B_m], [C, degree+1]."""
 
-    law: Array
+    logs: Array  # log E[B_m]
+    law: Array  # E[B_m]
     success: Array  # a+m, or p for points
     failure: Array  # b+degree−m, or 1−p for points
     total: Array | None  # a+b+degree; None for points
@@ -208,6 +190,32 @@ class BernsteinMoments:
         for step in range(j):
             value = value * (self.failure if self.total is None else (self.failure + step) / (self.total + (i + step)))
         return value
+
+
+@lru_cache(maxsize=32)
+def _kept_moments(successes: bytes, failures: bytes, prior: BetaPrior | None, degree: int) -> BernsteinMoments:
+    return _moments(np.frombuffer(successes), np.frombuffer(failures), prior, degree)
+
+
+def _moments(successes: Array, failures: Array, prior: BetaPrior | None, degree: int) -> BernsteinMoments:
+    m, m_left, ratios = _binomial_ratios(degree)
+    a, b = successes[:, None], failures[:, None]
+    if prior is None:
+        p, q = a / (a + b), b / (a + b)
+        success, failure, total = p, q, None
+        steps = np.log(ratios) + (np.log(np.maximum(p, _SMALLEST)) - np.log(np.maximum(q, _SMALLEST)))
+    else:
+        a, b = a + prior.alpha, b + prior.beta
+        success, failure, total = a + np.arange(degree + 1), b + np.arange(degree, -1, -1), a + b + degree
+        steps = np.log(ratios * (a + m) / (b + m_left))
+    logs = _centered_cumulative_sum(steps)
+    law = np.exp(logs)
+    sums = np.add.reduce(law, axis=1, keepdims=True)
+    law /= sums
+    logs -= np.log(sums)
+    for array in (logs, law):
+        array.setflags(write=False)
+    return BernsteinMoments(logs, law, success, failure, total)
 
 
 @lru_cache(maxsize=16)

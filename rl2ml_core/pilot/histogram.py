@@ -6,6 +6,7 @@ million prompts cost what their distinct (n, k) cells cost.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -163,22 +164,22 @@ class PilotHistogram:
         """C, the number of distinct (num_rollouts, num_successes)."""
         return self.num_prompts.size
 
-    @property
+    @cached_property
     def total_prompts(self) -> float:
         """Prompts in the pilot, by weight."""
         return float(self.num_prompts.sum())
 
-    @property
+    @cached_property
     def mean_pass_rate(self) -> float:
         """Mean of k/n over prompts."""
         return float(self.num_prompts @ (self.num_successes / self.num_rollouts) / self.total_prompts)
 
-    @property
+    @cached_property
     def prompts_with_success(self) -> float:
         """Prompts with at least one success, by weight."""
         return float(self.num_prompts[self.num_successes > 0].sum())
 
-    @property
+    @cached_property
     def prompts_with_failure(self) -> float:
         """Prompts with at least one failure, by weight."""
         return float(self.num_prompts[self.num_successes < self.num_rollouts].sum())

@@ -122,11 +122,10 @@ def _roots(series: Array) -> list[float]:
     while parts:
         part, low, high = parts.pop()
         magnitudes = np.abs(part)
-        if 2 * magnitudes[0] > magnitudes.sum() + noise:
+        if 2 * magnitudes[0] > np.add.reduce(magnitudes) + noise:
             continue
-        slope = _derivative(part)
-        magnitudes = np.abs(slope)
-        if 2 * magnitudes[0] > magnitudes.sum():
+        magnitudes = np.abs(_derivative(part))
+        if 2 * magnitudes[0] > np.add.reduce(magnitudes):
             if (root := _monotone_root(part, noise)) is not None:
                 found.append(low + (root + 1) / 2 * (high - low))
         elif high - low < _NARROWEST:
@@ -186,9 +185,8 @@ def interpolate(
         return Interpolant(np.array([lower, upper]), value[None], float(np.abs(value).max())), value
     edges = piece_edges(lower, upper)
     while True:
-        unit, transform = _unit_nodes(degree)
-        nodes = edges[:-1, None] + (unit + 1) / 2 * np.diff(edges)[:, None]
-        values = function(nodes.ravel())
+        _, transform = _unit_nodes(degree)
+        values = function(_nodes(lower, upper, degree))
         series = values.reshape(-1, degree + 1) @ transform
         found = Interpolant(edges, series, float(np.abs(values).max()))
         if found.tail <= TAIL or degree >= _HIGHEST_DEGREE:
@@ -225,9 +223,21 @@ def grid_and_matrix(lower: float, upper: float, degree: int) -> tuple[Array, Arr
     return grid, flat
 
 
+@lru_cache(maxsize=32)
 def piece_edges(lower: float, upper: float) -> Array:
     """Boundaries of equal pieces no wider than `_WIDEST_PIECE`; both ends of a single point."""
-    return np.linspace(lower, upper, max(1, int(np.ceil((upper - lower) / _WIDEST_PIECE))) + 1)
+    edges = np.linspace(lower, upper, max(1, int(np.ceil((upper - lower) / _WIDEST_PIECE))) + 1)
+    edges.setflags(write=False)
+    return edges
+
+
+@lru_cache(maxsize=32)
+def _nodes(lower: float, upper: float, degree: int) -> Array:
+    """The interpolation nodes of all pieces, [pieces · (degree+1)]."""
+    edges = piece_edges(lower, upper)
+    nodes: Array = (edges[:-1, None] + (_unit_nodes(degree)[0] + 1) / 2 * np.diff(edges)[:, None]).ravel()
+    nodes.setflags(write=False)
+    return nodes
 
 
 @lru_cache(maxsize=64)

@@ -115,19 +115,21 @@ def kappa_draws(score_model: ScoreModel | None, num_draws: int, rng: np.random.G
 def near_optimal(grid: Array, values: Array, gamma: float, value: float, loss: float = 0.01) -> NearOptimal:
     """The run of γ around `gamma` with values of at least (1 − loss) times `value`; ends by linear interpolation."""
     floor = value - loss * abs(value)
-    left = int(np.searchsorted(grid, gamma, side="right")) - 1
-    right = min(left + 1, grid.size - 1)
-    while left >= 0 and values[left] >= floor:
-        left -= 1
-    while right < grid.size and values[right] >= floor:
-        right += 1
-    lower = grid[0] if left < 0 else _crossing(left, left + 1, grid, values, floor, gamma, value)
-    upper = grid[-1] if right >= grid.size else _crossing(right, right - 1, grid, values, floor, gamma, value)
-    return NearOptimal(loss, float(min(lower, gamma)), float(max(upper, gamma)))
+    at = int(np.searchsorted(grid, gamma, side="right")) - 1
+    below = values < floor
+    outside = np.flatnonzero(below[: at + 1])
+    lower, upper = float(grid[0]), float(grid[-1])
+    if outside.size:
+        lower = _crossing(int(outside[-1]), 1, grid, values, floor, gamma, value)
+    outside = np.flatnonzero(below[at + 1 :])
+    if outside.size:
+        upper = _crossing(at + 1 + int(outside[0]), -1, grid, values, floor, gamma, value)
+    return NearOptimal(loss, min(lower, gamma), max(upper, gamma))
 
 
-def _crossing(outside: int, inside: int, grid: Array, values: Array, floor: float, gamma: float, value: float) -> float:
-    """Where the curve crosses the floor between a point below it and the next one above it (or γ itself)."""
+def _crossing(outside: int, step: int, grid: Array, values: Array, floor: float, gamma: float, value: float) -> float:
+    """Where the curve crosses the floor between a point below it and its neighbor above it (or γ itself)."""
+    inside = outside + step
     x, y = (grid[inside], values[inside]) if values[inside] >= floor else (gamma, value)
     if y == values[outside]:
         return float(x)
@@ -137,7 +139,7 @@ def _crossing(outside: int, inside: int, grid: Array, values: Array, floor: floa
 def peaks(values: Array, grid: Array) -> tuple[Array, Array]:
     """Position and height of each row's maximum, refined by the parabola through its neighbors: [D, R] → [D], [D]."""
     rows = np.arange(len(values))
-    top = np.argmax(values, axis=1)
+    top = values.argmax(axis=1)
     if grid.size < 3:
         return grid[top], values[rows, top]
     center = np.minimum(np.maximum(top, 1), grid.size - 2)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rl2ml_core as rl2ml
-from rl2ml_core.objective.baselines import baseline_shares, baseline_tables, expected_pass_rate, resolve_baseline
+from rl2ml_core.objective.baselines import Baseline, expected_pass_rate, resolve_baseline
 
 SIZES = [1, 2, 3, 8, 64, 1024, 65_536]
 HARD = rl2ml.Population([0.0], [1e4], [1.0])  # one cell: no success in 10,000
@@ -139,8 +139,8 @@ def test_one_rollout_is_plain_rl(gamma):
 def test_tables_of_several_objectives_are_those_of_each():
     gammas = np.array([0, 0.5, 1.7])
     for name in rl2ml.BASELINES:
-        shares = baseline_shares(name, 9, PEOPLE["mixed"].population())
-        success, failure = baseline_tables(rl2ml.success_weights(gammas, 9), shares)
+        baseline = Baseline.named(name, 9, PEOPLE["mixed"].population())
+        success, failure = baseline.tables(rl2ml.success_weights(gammas, 9))
         for row, gamma in enumerate(gammas):
             one = rl2ml.rl2ml_table(gamma, 9, name, PEOPLE["mixed"])
             np.testing.assert_array_equal(success[row], one.success)

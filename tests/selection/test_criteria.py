@@ -9,7 +9,8 @@ import pytest
 import rl2ml_core as rl2ml
 from rl2ml_core import BetaPrior, LogSuccess, Mixture, PassAtK, Population, ScoreModel
 from rl2ml_core.objective import population as population_module
-from rl2ml_core.selection.criteria import Paper, RmsGain
+from rl2ml_core.objective.baselines import Baseline
+from rl2ml_core.selection.criteria import Paper, PreparedWeights, RmsGain
 
 PRIOR = BetaPrior(0.3, 1.5)
 COUNTS = np.array([(8, 0, 30), (8, 2, 20), (8, 8, 3), (64, 1, 5), (64, 40, 2)])
@@ -277,3 +278,24 @@ def test_for_pass_at_1_the_papers_unit_gain_falls_with_gamma():
     assert (np.diff(values) < 0).all()
     p = population.pass_rates
     assert values[0] == pytest.approx(np.sqrt(population.weights @ (p * (1 - p))), rel=1e-12)
+
+
+@pytest.mark.parametrize("criterion", ["rms_gain", "paper"])
+@pytest.mark.parametrize("num_rollouts", [1, 2, 5, 33])
+@pytest.mark.parametrize("name", rl2ml.BASELINES)
+def test_the_quadratic_form_of_a_family_is_that_of_its_tables(name, num_rollouts, criterion):
+    population = people()
+    made = {
+        "rms_gain": lambda: RmsGain(population, PassAtK(8), num_rollouts),
+        "paper": lambda: Paper(population, PassAtK(8), num_rollouts, ScoreModel(0.3), 0.1),
+    }[criterion]()
+    baseline = Baseline.named(name, num_rollouts, population)
+    weights = rl2ml.success_weights(np.array(GAMMAS), num_rollouts)
+    family, by_table = PreparedWeights.of(weights), baseline.tables(weights)
+    scale = np.abs(made.totals(*by_table)).max(axis=1, keepdims=True)
+    scale[scale == 0] = 1  # no coupling at N = 1
+    np.testing.assert_allclose(made.family_totals(family, baseline) / scale, made.totals(*by_table) / scale, atol=1e-13)
+    cells = made.per_cell(*by_table)
+    scale = np.abs(cells).max(axis=(1, 2), keepdims=True)
+    scale[scale == 0] = 1
+    np.testing.assert_allclose(made.family_per_cell(family, baseline) / scale, cells / scale, atol=1e-13)

@@ -8,7 +8,7 @@ import pytest
 
 import rl2ml_core as rl2ml
 from rl2ml_core import BetaPrior, Population, ScoreModel
-from rl2ml_core.objective.baselines import baseline_shares, baseline_tables
+from rl2ml_core.objective.baselines import Baseline
 from rl2ml_core.selection.chebyshev import TAIL
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain
 
@@ -38,7 +38,7 @@ def grid_weights(num_rollouts: int) -> np.ndarray:
     return rl2ml.success_weights(GRID, num_rollouts)
 
 
-def curve_of(criterion: Criterion, num_rollouts: int, shares: np.ndarray | None, kappa: float = 0.1) -> Curve:
+def curve_of(criterion: Criterion, num_rollouts: int, estimator: Baseline, kappa: float = 0.1) -> Curve:
     """The criterion as a function of γ."""
 
     def evaluate(gamma: np.ndarray) -> np.ndarray:
@@ -46,7 +46,7 @@ def curve_of(criterion: Criterion, num_rollouts: int, shares: np.ndarray | None,
         values = np.empty(gamma.size)
         for start in range(0, gamma.size, _ROWS):
             block = slice(start, start + _ROWS)
-            terms = criterion.totals(*baseline_tables(weights[block], shares))
+            terms = criterion.totals(*estimator.tables(weights[block]))
             values[block] = criterion.combine(terms, kappa)
         return values
 
@@ -98,12 +98,12 @@ def test_real_pilots(real_pilots, name, num_rollouts):
     population = pilot.population(BetaPrior(1, 1))
     criteria = {metric: RmsGain(population, rl2ml.parse_metric(metric), num_rollouts) for metric in METRICS}
     for baseline in BASELINES:
-        shares = baseline_shares(baseline, num_rollouts, population)
+        estimator = Baseline.named(baseline, num_rollouts, population)
         for metric, criterion in criteria.items():
             found = rl2ml.recommend(pilot, metric, num_rollouts, baseline=baseline, bootstrap=0)
             assert found.status != "uninformative"
             assert found.certificate.tail <= TAIL
-            check(found.gamma, curve_of(criterion, num_rollouts, shares))
+            check(found.gamma, curve_of(criterion, num_rollouts, estimator))
 
 
 @pytest.mark.parametrize("name", PILOT_NAMES[::2])
@@ -116,7 +116,7 @@ def test_real_pilots_by_the_papers_criterion(real_pilots, name, num_rollouts, me
             pilot, metric, num_rollouts, criterion="paper", variance_penalty=penalty, bootstrap=0, gamma_max=2
         )
         criterion = Paper(pilot.population(), rl2ml.parse_metric(metric), num_rollouts, ScoreModel.paper(), penalty)
-        check(found.gamma, curve_of(criterion, num_rollouts, np.zeros(num_rollouts)), GRID[::10])
+        check(found.gamma, curve_of(criterion, num_rollouts, Baseline.named("none", num_rollouts, None)), GRID[::10])
 
 
 # Populations of few difficulties whose criterion has several tops on [0, 6], the ends among them:
@@ -140,7 +140,7 @@ def count_tops(values: np.ndarray) -> int:
 def test_the_highest_of_several_tops(rates, weights, metric, num_rollouts, baseline, kappa):
     population = Population.from_pass_rates(rates, weights)
     criterion = RmsGain(population, rl2ml.parse_metric(metric), num_rollouts)
-    curve = curve_of(criterion, num_rollouts, baseline_shares(baseline, num_rollouts, population), kappa)
+    curve = curve_of(criterion, num_rollouts, Baseline.named(baseline, num_rollouts, population), kappa)
     grid = np.linspace(0, 6, 601)
     assert count_tops(curve(grid)) >= 2
     # Ranges that hold several tops, or end between them, or leave out the highest.
@@ -169,5 +169,5 @@ def test_random_populations(seed):
         assert headroom < 1e-3
         return
     criterion = RmsGain(population, rl2ml.parse_metric(metric), num_rollouts)
-    shares = baseline_shares(baseline, num_rollouts, population)
-    check(found.gamma, curve_of(criterion, num_rollouts, shares, kappa), np.linspace(0, high, 1001))
+    estimator = Baseline.named(baseline, num_rollouts, population)
+    check(found.gamma, curve_of(criterion, num_rollouts, estimator, kappa), np.linspace(0, high, 1001))
