@@ -21,7 +21,7 @@ __all__ = ["MAX_PILOT_ROLLOUTS", "PilotHistogram"]
 #: Rollouts per prompt that a pilot may hold: far beyond use, small enough that all arithmetic on counts is exact.
 MAX_PILOT_ROLLOUTS = 10_000_000
 
-_PROMPTS_AT_ONCE = 1 << 18
+_PROMPTS_AT_ONCE = 1 << 15
 _DENSE_BINS = 1 << 22
 _LARGEST = np.uint64(2**63 - 1)
 _RATE_TOLERANCE = 0.005 + 1e-9  # a rate rounded to two decimals, with room for its own rounding error
@@ -71,6 +71,8 @@ class PilotHistogram:
                 field="num_rollouts",
             )
         mass = None if weights is None else _weights(weights, k.shape)
+        if n.ndim == 0 and mass is None and 1 <= n < _DENSE_BINS:
+            return cls(*_tally_equal(k, int(n)))
         _check_counts(k, n)
         return cls(*_tally(k, n, mass))
 
@@ -254,6 +256,18 @@ def _check_counts(k: npt.NDArray[np.integer], n: npt.NDArray[np.integer]) -> Non
                 field="num_successes",
                 index=row,
             )
+
+
+def _tally_equal(k: npt.NDArray[np.integer], n: int) -> tuple[_Counts, _Counts, Array]:
+    """`_tally` of equal n and unit weights, checked on the way: each run of counts is read from memory once."""
+    bins = np.zeros(n + 1, dtype=np.int64)
+    for start in range(0, k.size, _PROMPTS_AT_ONCE):
+        block = k[start : start + _PROMPTS_AT_ONCE]
+        if block.min() < 0 or block.max() > n:
+            _check_counts(k, np.asarray(n))
+        bins += np.bincount(block, minlength=n + 1)
+    occupied = np.flatnonzero(bins)
+    return np.full(occupied.size, n), occupied, bins[occupied].astype(np.float64)
 
 
 def _tally(
