@@ -84,6 +84,8 @@ class PilotHistogram:
             InvalidInput: no prompt at all, cells that are not triples, or counts as `from_counts` refuses them.
         """
         rows = list(cells)
+        if (ready := _sorted_cells(rows)) is not None:
+            return cls(*ready)
         expected = "cells must be a non-empty list of (num_rollouts, num_successes, num_prompts)"
         if not rows:
             raise InvalidInput(f"{expected}; got none", field="cells")
@@ -196,6 +198,26 @@ class PilotHistogram:
         """The distribution of pass rates: the posterior of each cell, or the points k/n when `prior` is None."""
         k = self.num_successes.astype(np.float64)
         return Population.trusted(k, self.num_rollouts - k, self.num_prompts, prior)
+
+
+def _sorted_cells(rows: list[Sequence[float]]) -> tuple[_Counts, _Counts, Array] | None:
+    """Cells as they are, where they are valid, distinct and in order: what this library and its clients write."""
+    try:
+        array = np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if array.ndim != 2 or array.shape[1] != 3 or not array.size:
+        return None
+    n, k, prompts = array.T
+    whole = np.array_equal(array[:, :2], np.rint(array[:, :2]))  # NaN equals nothing
+    if not (whole and prompts.min() > 0 and k.min() >= 0 and (k <= n).all() and n.min() >= 1):
+        return None
+    if n.max() > MAX_PILOT_ROLLOUTS or prompts.max() == np.inf:
+        return None
+    keys = n * (MAX_PILOT_ROLLOUTS + 1.0) + k  # below 2^53: exact
+    if not (keys[1:] > keys[:-1]).all():
+        return None
+    return n.astype(np.int64), k.astype(np.int64), prompts.copy()
 
 
 def _integers(values: npt.ArrayLike, field: str) -> npt.NDArray[np.integer]:

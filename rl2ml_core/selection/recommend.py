@@ -338,7 +338,7 @@ class _Problem:
         """The table that training uses at a γ; or, `valued`, the one that the criterion values."""
         weights = success_weights(gamma, self.num_rollouts)
         success, failure = (self.valued if valued else self.baseline).tables(weights[None])
-        return AdvantageTable(success[0], failure[0])
+        return AdvantageTable.trusted(success[0], failure[0])
 
     def _in_parts(self, gamma: Array, function: Callable[[PreparedWeights], Array]) -> Array:
         """`function` of the success weights at every γ, of so many at a time that they stay within a few megabytes."""
