@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import gc
 import http.client
 import json
 import signal
@@ -45,6 +46,9 @@ def main() -> None:
             timeout_graceful_shutdown=settings.graceful_seconds,
         )
     )
+    # What start-up made stays for good: without it every full collection is shorter, and the slowest requests faster.
+    gc.collect()
+    gc.freeze()
     # uvicorn stops on these, then raises them again: a stop that was asked for is no failure.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
