@@ -20,7 +20,7 @@ from rl2ml_core.objective.population import Population
 __all__ = ["LogSuccess", "Metric", "Mixture", "PassAtK", "parse_metric"]
 
 MAX_K = 1_000_000
-_CACHED_VALUES = 1 << 20  # a Bernstein basis of this size (8 MB) is kept between calls
+_VALUES_AT_ONCE = 1 << 20  # 8 MB; a Bernstein basis up to this size is kept between calls
 
 
 class Metric(Protocol):
@@ -125,7 +125,7 @@ class Mixture:
         merged: dict[Metric, float] = {}
         for part, weight in parts.items():
             metric = parse_metric(part)
-            share = finite_number(weight, f"the weight of {metric.name}", minimum=0, maximum=1e12)
+            share = _weight(weight, metric)
             inner = metric.parts.items() if isinstance(metric, Mixture) else [(metric, 1.0)]
             for leaf, scale in inner:
                 merged[leaf] = merged.get(leaf, 0.0) + share * scale
@@ -208,8 +208,17 @@ def parse_metric(metric: "Metric | str") -> "Metric":
     total: dict[Metric, float] = {}
     for leaf, weight in parts:
         # Checked here, before equal parts add up and a negative one could hide.
-        total[leaf] = total.get(leaf, 0.0) + finite_number(weight, f"the weight of {leaf.name}", minimum=0)
+        total[leaf] = total.get(leaf, 0.0) + _weight(weight, leaf)
     return Mixture(total)
+
+
+def _weight(weight: float, metric: Metric) -> float:
+    """A weight of a mixture: 0, or from 1e-12 to 1e12, so that no part drowns in rounding."""
+    try:
+        least = 0.0 if weight == 0 else 1e-12
+        return finite_number(weight, f"the weight of {metric.name}", minimum=least, maximum=1e12)
+    except InvalidInput as error:
+        raise InvalidInput(str(error), field="metric.parts") from None
 
 
 def _expect(population: Population, function: Callable[[Array, Array], Array], degree: int) -> Array:
@@ -218,14 +227,25 @@ def _expect(population: Population, function: Callable[[Array, Array], Array], d
     num_nodes = 64 * math.ceil(max(320, 8 * math.sqrt(narrowest)) / 64)
     sine, cosine, log_jacobian = _nodes(num_nodes)
     # Beta(a, b) has the density p^(a−½) q^(b−½) over θ, up to a constant that normalizing removes.
-    logs = np.outer(2 * population.shape_success - 1, np.log(sine))
-    logs += np.outer(2 * population.shape_failure - 1, np.log(cosine)) + log_jacobian
-    law = np.exp(logs - logs.max(axis=1, keepdims=True))
-    law *= function(sine**2, cosine**2) / law.sum(axis=1, keepdims=True)
-    if num_nodes * (degree + 1) <= _CACHED_VALUES:
-        return np.asarray(law @ _basis(num_nodes, degree))
-    rows = max(1, _CACHED_VALUES // (degree + 1))
-    parts = [slice(i, i + rows) for i in range(0, num_nodes, rows)]
+    exponents = np.stack([2 * population.shape_success - 1, 2 * population.shape_failure - 1], axis=1)
+    log_density = np.stack([np.log(sine), np.log(cosine)])
+    values = function(sine**2, cosine**2)
+    found = np.empty((population.weights.size, degree + 1))
+    rows = max(1, _VALUES_AT_ONCE // num_nodes)
+    for start in range(0, len(found), rows):
+        logs = exponents[start : start + rows] @ log_density + log_jacobian
+        law = np.exp(logs - logs.max(axis=1, keepdims=True))
+        law *= values / law.sum(axis=1, keepdims=True)
+        found[start : start + rows] = _times_basis(law, sine, cosine, degree)
+    return found
+
+
+def _times_basis(law: Array, sine: Array, cosine: Array, degree: int) -> Array:
+    """law [C, Q] times B_m at the nodes [Q, degree+1]."""
+    if sine.size * (degree + 1) <= _VALUES_AT_ONCE:
+        return np.asarray(law @ _basis(sine.size, degree))
+    columns = max(1, _VALUES_AT_ONCE // (degree + 1))
+    parts = [slice(start, start + columns) for start in range(0, sine.size, columns)]
     return np.asarray(sum(law[:, part] @ _basis_at(sine[part], cosine[part], degree) for part in parts))
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -235,6 +236,8 @@ def serve() -> Callable[..., Any]:
             line = process.stdout.readline() if process.stdout else ""
             found = re.match(r"RL2ML serves (http://\S+:\d+) ", line)
             assert found, line + (process.stderr.read() if process.stderr and process.poll() is not None else "")
+            host, _, port = found[1].removeprefix("http://").rpartition(":")
+            socket.create_connection((host, int(port)), HANG).close()  # the address is good from the moment it is read
             server = Server(process, found[1])
             yield server
         finally:

@@ -298,6 +298,25 @@ def test_nothing_sent_comes_back(client, refused, unsolvable, place, raw):
     assert not any(mark in content + str(response.headers) for mark in MARKS)
 
 
+@pytest.mark.parametrize(
+    ("name", "pointer"),
+    [
+        ("pilott", "#/pilott"),  # such a name helps to find a typo, and harms no one
+        ("Secret", "#"),
+        ("7f3a", "#"),
+        ("secret-7f3a", "#"),
+        ("secret/7f3a", "#"),
+        ("geheimnis_über_alles", "#"),
+        ("s" * 40, "#/" + "s" * 40),
+        ("s" * 41, "#"),
+        ("", "#"),
+    ],
+)
+def test_unknown_names_come_back_only_when_they_could_be_ours(client, refused, name, pointer):
+    (error,) = refused(client.ask(QUESTION | {name: 1}), "invalid-request")["errors"]
+    assert error == {"pointer": pointer, "detail": "unknown field"}
+
+
 @pytest.mark.parametrize("text", [f"pass@8+{MARKER}", f"{MARKER}*pass@8", f"log:{MARKER}", f"{MARKER}@8"])
 def test_text_of_a_metric_does_not_come_back(client, refused, text):
     content = refused(client.ask(QUESTION | {"metric": text}), "invalid-request")

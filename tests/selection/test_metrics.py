@@ -162,7 +162,7 @@ def test_log_basis_in_pieces_equals_the_whole(monkeypatch):
 
     population = Population(np.array([0.0, 5.0]), np.array([9.0, 4.0]), np.ones(2), UNIFORM)
     whole = LogSuccess(0.01).signal(population, 40)
-    monkeypatch.setattr(metrics, "_CACHED_VALUES", 40 * 50)
+    monkeypatch.setattr(metrics, "_VALUES_AT_ONCE", 40 * 50)
     np.testing.assert_allclose(LogSuccess(0.01).signal(population, 40), whole, rtol=1e-13)
 
 
