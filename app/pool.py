@@ -29,8 +29,7 @@ class Pool:
         """Run a function of a module in a child process.
 
         Raises:
-            Problem: "overloaded" when the queue is full or children keep dying, "deadline-exceeded", "not-ready" when
-                the server stops.
+            Problem: "overloaded" when the queue is full or children keep dying, "deadline-exceeded".
         """
         if self._jobs >= self._settings.pool_workers + self._settings.pool_queue:
             raise Problem("overloaded", headers={"Retry-After": "1"})
@@ -47,9 +46,6 @@ class Pool:
         except TimeoutError:
             self._discard()  # a running child can't be cancelled
             raise Problem("deadline-exceeded") from None
-        except asyncio.CancelledError:
-            # The server stops and waits no longer: say so, rather than nothing.
-            raise Problem("not-ready", "the service is stopping") from None
         finally:
             self._jobs -= 1
 

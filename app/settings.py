@@ -41,5 +41,6 @@ class Settings(BaseSettings):
     solve_seconds: float = Field(60, gt=0, description="deadline of a solve in the pool")
 
     cache_entries: int = Field(1_000, ge=0, description="recommendations kept in memory for GET")
+    cache_bytes: int = Field(64 << 20, ge=0, description="and their size together")
     max_connections: Positive = 512
     graceful_seconds: Positive = Field(10, description="how long TERM waits for requests under way")

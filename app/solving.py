@@ -23,6 +23,7 @@ from app.schemas import (
     Table,
 )
 from app.settings import Settings
+from rl2ml_core.selection.recommend import DEFAULT_VARIANCE_PENALTY
 
 __all__ = ["Question", "answer"]
 
@@ -69,7 +70,7 @@ class Question:
                     "gamma_min": request.search.gamma_min,
                     "gamma_max": request.search.gamma_max,
                     "criterion": request.search.criterion,
-                    "variance_penalty": request.search.variance_penalty,
+                    "variance_penalty": _variance_penalty(request),
                     "prior": rl2ml.BetaPrior(request.prior.alpha, request.prior.beta)
                     if isinstance(request.prior, BetaPriorChoice)
                     else "plug_in",
@@ -111,13 +112,21 @@ class Question:
         """Predicted time of the solve (benchmarks/http.py prints it beside the measured one)."""
         cells, n, nodes = self.num_cells, self.num_rollouts, self.gamma_nodes
         draws: int = self.options["bootstrap"]
+        per_cell = nodes if draws or self._is_paper else 0.0  # values of γ computed for every cell apart
         return (
             1
-            + 2e-4 * cells * n
+            + 1e-2 * cells
+            + 3e-4 * cells * n * len(self._parts)
             + 2e-4 * nodes * n
+            + per_cell * cells * (1e-4 + 1e-5 * n)
             + draws * (1e-4 * cells + 1e-5 * nodes + 2e-7 * nodes**2)
             + self.quadrature_nodes * (3e-5 * cells + 1e-4 * n + 2e-7 * cells * n)
         )
+
+    @property
+    def cell_values(self) -> float:
+        """Numbers held at once for every cell apart: three terms at each γ, where draws or Eq. 4 need them."""
+        return 3 * self.num_cells * self.gamma_nodes if self.options["bootstrap"] or self._is_paper else 0.0
 
     @property
     def gamma_nodes(self) -> float:
@@ -127,16 +136,20 @@ class Question:
 
     @property
     def quadrature_nodes(self) -> float:
-        """Points at which logarithms are integrated over every cell, all parts of the metric together."""
+        """Points at which logarithms are integrated over every cell, all parts of the metric together. E13."""
         prior = self.options["prior"]
         if isinstance(self.pilot, rl2ml.Population) or not isinstance(prior, rl2ml.BetaPrior):
             return 0.0
-        parts = list(self.metric.parts) if isinstance(self.metric, rl2ml.Mixture) else [self.metric]
         narrowest: float = int(self.pilot.num_rollouts.max()) + prior.alpha + prior.beta + self.num_rollouts
-        least = max(400.0, 6 * math.sqrt(narrowest))
-        return sum(
-            max(least, 10 / math.sqrt(max(part.tau, 1e-5))) for part in parts if isinstance(part, rl2ml.LogSuccess)
-        )
+        return max(320.0, 8 * math.sqrt(narrowest)) * sum(isinstance(part, rl2ml.LogSuccess) for part in self._parts)
+
+    @property
+    def _parts(self) -> list[rl2ml.Metric]:
+        return list(self.metric.parts) if isinstance(self.metric, rl2ml.Mixture) else [self.metric]
+
+    @property
+    def _is_paper(self) -> bool:
+        return bool(self.options["criterion"] == "paper")
 
 
 def answer(question: Question, identity: str) -> bytes:
@@ -175,12 +188,13 @@ def _check_work(question: Question, settings: Settings) -> None:
     _limit(cells, settings.max_cells, "#/pilot", "distinct cells")
     _limit(cells * question.num_rollouts, settings.max_work, "#/pilot", "cells × rollouts per prompt")
     _limit(cells * question.quadrature_nodes, settings.max_work, "#/metric", "cells × quadrature nodes")
+    _limit(question.cell_values, settings.max_work, "#/search/gamma_max", "3 × cells × values of γ (30 per unit)")
     _limit(cells * question.options["bootstrap"], settings.max_draw_cells, "#/uncertainty/bootstrap", "draws × cells")
 
 
 def _limit(value: float, limit: float, pointer: str, what: str) -> None:
     if value > limit:
-        raise Problem("limit-exceeded", errors=[(pointer, f"at most {limit:,.12g} {what}; got {value:,.12g}")])
+        raise Problem("limit-exceeded", errors=[(pointer, f"at most {limit:,.12g} {what}")])
 
 
 def _pilot(pilot: CellsPilot | CountsPilot | RatesPilot) -> rl2ml.PilotHistogram | rl2ml.Population:
@@ -214,7 +228,8 @@ def _metric(metric: PassAtKMetric | LogSuccessMetric | MixtureMetric | str) -> r
     for part in metric.parts:
         leaf = _metric(part.metric)
         parts[leaf] = parts.get(leaf, 0.0) + part.weight
-    return rl2ml.Mixture(parts)
+    # One part of weight 1 is that metric, as it is in text: one question, one id.
+    return leaf if list(parts.values()) == [1] else rl2ml.Mixture(parts)
 
 
 def _score_model(request: RecommendationRequest) -> rl2ml.ScoreModel | None:
@@ -224,6 +239,11 @@ def _score_model(request: RecommendationRequest) -> rl2ml.ScoreModel | None:
     model = rl2ml.ScoreModel(choice.kappa, choice.kappa_spread)
     # Spelled out or left out, the default is one question; but Eq. 4 has proxies of its own to default to.
     return None if model.is_default and request.search.criterion != "paper" else model
+
+
+def _variance_penalty(request: RecommendationRequest) -> float | None:
+    penalty = request.search.variance_penalty
+    return DEFAULT_VARIANCE_PENALTY if penalty is None and request.search.criterion == "paper" else penalty
 
 
 def _current(current: str | float | Table) -> str | float | rl2ml.AdvantageTable:

@@ -50,7 +50,10 @@ def finite_number(
 def finite_array(values: npt.ArrayLike, field: str, *, minimum: float = -np.inf, maximum: float = np.inf) -> Array:
     """A float64 array, finite and within [minimum, maximum]; the first offender is named by its index."""
     try:
-        array = np.asarray(values, dtype=np.float64)
+        raw = np.asarray(values)
+        if raw.dtype.kind in "US":  # numpy would read numbers from text
+            raise TypeError
+        array = raw.astype(np.float64, copy=False)
     except (TypeError, ValueError, OverflowError):
         raise InvalidInput(f"{field} must be numbers in a regular array; got {_show(values)}", field=field) from None
     # Two reductions in the usual case; NaN fails both comparisons.

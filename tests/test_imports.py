@@ -13,9 +13,8 @@ UNWANTED = ["torch", "fastapi", "starlette", "pydantic", "typer", "rich", "pyarr
 
 RECOMMEND = (
     "pilot = rl2ml_core.PilotHistogram.from_counts([0, 1, 3, 8] * 20, 8); "
-    "rl2ml_core.recommend(pilot, 'log:0.01', 8).to_dict(); "
-    "rl2ml_core.recommend(pilot, 'pass@8', 8, criterion='paper', "
-    "score_model=rl2ml_core.ScoreModel(0.2, 0.5)).to_dict()"
+    "rl2ml_core.recommend(pilot, 'log:0.01', 8, score_model=rl2ml_core.ScoreModel(0.2, 0.5)).to_dict(); "
+    "rl2ml_core.recommend(pilot, 'pass@8', 8, criterion='paper').to_dict()"
 )
 
 

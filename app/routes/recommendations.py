@@ -1,5 +1,6 @@
 """`/v1/recommendations`: from a pilot to the objective to train with."""
 
+import asyncio
 from collections import OrderedDict
 from typing import Annotated
 
@@ -26,11 +27,13 @@ _OTHER_MARKS = 2_000
 
 
 class Recommendations:
-    """Answers by id, the newest kept; the same question is solved once."""
+    """Answers by id, the newest kept within a number of bytes; the same question is solved once at a time."""
 
     def __init__(self, settings: Settings, pool: Pool) -> None:
         self._settings, self._pool = settings, pool
         self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+        self._under_way: dict[str, asyncio.Task[bytes]] = {}
 
     async def of(self, question: Question) -> tuple[str, bytes]:
         """The answer's id and JSON."""
@@ -40,18 +43,37 @@ class Recommendations:
             return identity, known
         if question.milliseconds <= self._settings.inline_milliseconds:
             body = answer(question, identity)
-        else:
-            body = await self._pool.run(answer, question, identity)
-        self._kept[identity] = body
-        while len(self._kept) > self._settings.cache_entries:
-            self._kept.popitem(last=False)
-        return identity, body
+            self._keep(identity, body)
+            return identity, body
+        if identity not in self._under_way:
+            task = asyncio.create_task(self._pool.run(answer, question, identity))
+            self._under_way[identity] = task
+            task.add_done_callback(lambda done: self._finish(identity, done))
+        # Shielded: a client that leaves must not take the answer from those who wait for it too.
+        try:
+            return identity, await asyncio.shield(self._under_way[identity])
+        except asyncio.CancelledError:
+            # The server stops and waits no longer: say so, rather than nothing.
+            raise Problem("not-ready", "the service is stopping") from None
 
     def get(self, identity: str) -> bytes | None:
         """The JSON kept for an id."""
         if identity in self._kept:
             self._kept.move_to_end(identity)
         return self._kept.get(identity)
+
+    def _finish(self, identity: str, task: "asyncio.Task[bytes]") -> None:
+        del self._under_way[identity]
+        if not task.cancelled() and task.exception() is None:
+            self._keep(identity, task.result())
+
+    def _keep(self, identity: str, body: bytes) -> None:
+        self._kept[identity] = body
+        self._bytes += len(body)
+        while self._kept and (
+            len(self._kept) > self._settings.cache_entries or self._bytes > self._settings.cache_bytes
+        ):
+            self._bytes -= len(self._kept.popitem(last=False)[1])
 
 
 _PROBLEMS = {

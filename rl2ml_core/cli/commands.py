@@ -135,7 +135,9 @@ def recommend(
     else:
         Console(highlight=False, soft_wrap=True).print(recommendation_text(answer, counts, rollouts_per_prompt))
         if answer.objective is not None and output is not None:
-            typer.echo(f"\nSaved {output}. The table for another group size: rl2ml table {output} -n 8")
+            typer.echo(
+                f"\nSaved {output}. The table for another group size: rl2ml table {output} -n {2 * rollouts_per_prompt}"
+            )
     if answer.objective is None:
         raise typer.Exit(UNINFORMATIVE)
 

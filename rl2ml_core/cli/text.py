@@ -17,7 +17,7 @@ _MARKS = {"info": ("·", "dim"), "warning": ("!", "yellow"), "error": ("✗", "r
 
 #: What to do about each outcome, where the sentence alone does not say it.
 _ADVICE = {
-    "flat": "What to do: keep the γ you have; a better estimator (the table below) or better data will matter more.",
+    "flat": "What to do: keep the γ you have; the estimator (the table below) or better data matter more.",
     "at_lower_bound": None,
     "at_upper_bound": "What to do: if larger γ is an option for you, widen --gamma-range.",
     "prior_dominated": "What to do: sample more rollouts per prompt, or prompts nearer to your model's level.",
@@ -94,9 +94,9 @@ def _rows(answer: rl2ml.Recommendation, pilot: rl2ml.PilotHistogram) -> Iterator
         yield "P(best γ < 1)", f"{answer.probability_subcritical:.2f}"
     if answer.expected_regret is not None:
         yield "expected regret", f"{answer.expected_regret:.2%} of the criterion"
-    for name, label in (("current", "your trainer"), ("rl", "γ = 0"), ("maxrl", "γ = 1")):
+    for name, label, itself in (("current", "your trainer", None), ("rl", "γ = 0", 0), ("maxrl", "γ = 1", 1)):
         gain = answer.predicted_gain_over[name]
-        if gain is not None:
+        if gain is not None and answer.gamma != itself:
             yield f"gain over {label}", f"{gain:+.1%} per step of equal length"
     rate = answer.learning_rate
     if rate is not None and rate.multiplier is not None:

@@ -30,6 +30,9 @@ __all__ = [
 #: Low on purpose: language models' scores are mostly noise about the logit of success (docs/decisions.md).
 DEFAULT_KAPPA = 0.1
 
+#: Below it the signal drowns in rounding.
+LEAST_KAPPA = 1e-9
+
 _VALUES_PER_BLOCK = 1 << 18
 _KEPT_VALUES = 1 << 15  # a quarter of a megabyte per array
 _PLAIN_SUMS = 64  # steps that a plain sum takes without loss
@@ -288,7 +291,8 @@ class ScoreModel:
     name: str = "kappa"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "kappa", finite_number(self.kappa, "score_model.kappa", above=0, maximum=1))
+        kappa = finite_number(self.kappa, "score_model.kappa", minimum=LEAST_KAPPA, maximum=1)
+        object.__setattr__(self, "kappa", kappa)
         if self.kappa_spread is not None:
             spread = finite_number(self.kappa_spread, "score_model.kappa_spread", minimum=0, maximum=10)
             object.__setattr__(self, "kappa_spread", spread)

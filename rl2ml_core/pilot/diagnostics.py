@@ -4,12 +4,16 @@ from dataclasses import asdict, dataclass
 
 from rl2ml_core.pilot.histogram import PilotHistogram
 
-__all__ = ["Diagnostic", "pilot_diagnostics", "set_by_prior"]
+__all__ = ["LEAST_PROMPTS", "Diagnostic", "pilot_diagnostics", "set_by_prior"]
 
 LEVELS = ("info", "warning", "error")
 
 #: 64 prompts × 8 rollouts already reach the floor that model error sets (docs/decisions.md).
 _ENOUGH_PROMPTS = 64
+
+
+#: With less weight than this, resampling prompts means nothing: no intervals are given.
+LEAST_PROMPTS = 2.0
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,12 @@ def set_by_prior(pilot: PilotHistogram) -> str | None:
         return "every prompt has the same counts"
     if int(pilot.num_rollouts.max()) == 1:
         return "one rollout per prompt shows no spread of pass rates"
+    if pilot.total_prompts < LEAST_PROMPTS:
+        return f"it stands for {pilot.total_prompts:g} prompts"
+    if pilot.prompts_with_both == 0:
+        return "no prompt has both successes and failures"
     if pilot.prompts_with_success <= 1:
-        return "only one prompt has a success"
+        return "at most one prompt has a success"
     if pilot.prompts_with_failure <= 1:
-        return "only one prompt has a failure"
+        return "at most one prompt has a failure"
     return None

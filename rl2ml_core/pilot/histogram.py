@@ -21,6 +21,9 @@ __all__ = ["MAX_PILOT_ROLLOUTS", "PilotHistogram"]
 #: Rollouts per prompt that a pilot may hold: far beyond use, small enough that all arithmetic on counts is exact.
 MAX_PILOT_ROLLOUTS = 10_000_000
 
+#: Prompts that one row or cell may stand for.
+MAX_WEIGHT = 1e12
+
 _PROMPTS_AT_ONCE = 1 << 15
 _DENSE_BINS = 1 << 22
 _LARGEST = np.uint64(2**63 - 1)
@@ -93,7 +96,7 @@ class PilotHistogram:
             if isinstance(row, (str, bytes)) or not hasattr(row, "__len__") or len(row) != 3:
                 raise InvalidInput(f"{expected}; got {row!r:.60} in row {i}", field="cells", index=i)
         n, k, prompts = zip(*rows, strict=True)
-        mass = finite_array(prompts, "num_prompts", minimum=0)
+        mass = finite_array(prompts, "num_prompts", minimum=0, maximum=MAX_WEIGHT)
         rollouts, successes = _integers(n, "num_rollouts"), _integers(k, "num_successes")
         if rollouts.ndim != 1 or successes.ndim != 1:
             raise InvalidInput(f"{expected}; got lists inside cells", field="cells")
@@ -131,7 +134,7 @@ class PilotHistogram:
             size = int(np.broadcast_to(n, rates.shape)[i])
             reason = "could be either of two" if ambiguous[i] else "is within 0.005 of no"
             raise InvalidInput(
-                f"pass_rates[{i}] = {rates[i]:g} {reason} k/{size}; give num_successes instead",
+                f"pass_rates[{i}] {reason} k/{size}, give num_successes instead; got {rates[i]:g}",
                 field="pass_rates",
                 index=i,
             )
@@ -184,6 +187,12 @@ class PilotHistogram:
         return float(self.num_prompts[self.num_successes > 0].sum())
 
     @cached_property
+    def prompts_with_both(self) -> float:
+        """Prompts with successes and failures, by weight."""
+        mixed = (self.num_successes > 0) & (self.num_successes < self.num_rollouts)
+        return float(self.num_prompts[mixed].sum())
+
+    @cached_property
     def prompts_with_failure(self) -> float:
         """Prompts with at least one failure, by weight."""
         return float(self.num_prompts[self.num_successes < self.num_rollouts].sum())
@@ -202,6 +211,8 @@ class PilotHistogram:
 
 def _sorted_cells(rows: list[Sequence[float]]) -> tuple[_Counts, _Counts, Array] | None:
     """Cells as they are, where they are valid, distinct and in order: what this library and its clients write."""
+    if not {kind for row in rows if isinstance(row, (tuple, list)) for kind in map(type, row)} <= {int, float}:
+        return None  # strings, booleans, arrays: looked at one by one
     try:
         array = np.array(rows, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -212,7 +223,7 @@ def _sorted_cells(rows: list[Sequence[float]]) -> tuple[_Counts, _Counts, Array]
     whole = np.array_equal(array[:, :2], np.rint(array[:, :2]))  # NaN equals nothing
     if not (whole and prompts.min() > 0 and k.min() >= 0 and (k <= n).all() and n.min() >= 1):
         return None
-    if n.max() > MAX_PILOT_ROLLOUTS or prompts.max() == np.inf:
+    if n.max() > MAX_PILOT_ROLLOUTS or prompts.max() > MAX_WEIGHT:
         return None
     keys = n * (MAX_PILOT_ROLLOUTS + 1.0) + k  # below 2^53: exact
     if not (keys[1:] > keys[:-1]).all():
@@ -239,11 +250,15 @@ def _integers(values: npt.ArrayLike, field: str) -> npt.NDArray[np.integer]:
         return array.astype(np.int64)
     else:
         offender = next((x for x in array.flat if not isinstance(x, int) or isinstance(x, bool)), array.flat[0])
-    raise InvalidInput(f"{field} must be integers; got {offender!r:.40}", field=field)
+    raise InvalidInput(f"{field} must be integers; got {_plain(offender)!r:.40}", field=field)
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _weights(weights: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
-    array = finite_array(weights, "weights")
+    array = finite_array(weights, "weights", maximum=MAX_WEIGHT)
     if array.shape != shape or not np.all(array > 0):
         raise InvalidInput(
             f"weights must be positive, one per prompt ({shape[0]}); got shape {array.shape}"
@@ -307,7 +322,7 @@ def _tally(
             bins += np.bincount(index, None if weights is None else weights[block], minlength=bins.size)
         occupied = np.flatnonzero(bins)
         return occupied // width + base, occupied % width, bins[occupied]
-    pairs = np.stack([np.broadcast_to(n, k.shape), k], axis=1).astype(np.int64)
-    cells, inverse = np.unique(pairs, axis=0, return_inverse=True)
+    keys = np.broadcast_to(n, k.shape).astype(np.int64) * (MAX_PILOT_ROLLOUTS + 1) + k.astype(np.int64)
+    cells, inverse = np.unique(keys, return_inverse=True)
     mass = np.bincount(inverse.ravel(), weights, minlength=len(cells)).astype(np.float64)
-    return np.ascontiguousarray(cells[:, 0]), np.ascontiguousarray(cells[:, 1]), mass
+    return cells // (MAX_PILOT_ROLLOUTS + 1), cells % (MAX_PILOT_ROLLOUTS + 1), mass

@@ -148,6 +148,8 @@ def _monotone_root(series: Array, noise: float) -> float | None:
         return None
     root, last_side = low, 0
     for _ in range(60):
+        if at_low == at_high:  # both underflowed
+            break
         previous, root = root, (low * at_high - high * at_low) / (at_high - at_low)
         if abs(root - previous) < 1e-15:
             break

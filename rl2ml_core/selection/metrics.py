@@ -20,6 +20,7 @@ from rl2ml_core.objective.population import Population
 __all__ = ["LogSuccess", "Metric", "Mixture", "PassAtK", "parse_metric"]
 
 MAX_K = 1_000_000
+MAX_PARTS = 64
 _VALUES_AT_ONCE = 1 << 20  # 8 MB; a Bernstein basis up to this size is kept between calls
 
 
@@ -129,6 +130,10 @@ class Mixture:
             inner = metric.parts.items() if isinstance(metric, Mixture) else [(metric, 1.0)]
             for leaf, scale in inner:
                 merged[leaf] = merged.get(leaf, 0.0) + share * scale
+        if len(merged) > MAX_PARTS:
+            raise InvalidInput(
+                f"a mixture must have at most {MAX_PARTS} parts; got {len(merged)}", field="metric.parts"
+            )
         if not sum(merged.values()) > 0:
             raise InvalidInput("a mixture needs a positive weight; got only zeros", field="metric.parts")
         self.parts: dict[Metric, float] = dict(

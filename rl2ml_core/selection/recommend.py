@@ -3,6 +3,7 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, N rollouts per prompt.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +19,7 @@ from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
 from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS, success_weights
 from rl2ml_core.objective.objective import Objective
 from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
-from rl2ml_core.pilot.diagnostics import Diagnostic, pilot_diagnostics, set_by_prior
+from rl2ml_core.pilot.diagnostics import LEAST_PROMPTS, Diagnostic, pilot_diagnostics, set_by_prior
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.prior import posterior
 from rl2ml_core.selection.calibration import LearningRate, calibrate
@@ -178,7 +179,7 @@ def recommend(
     reason = problem.why_uninformative()
     if reason is None:
         solution = _solve(problem, trainer)
-        if not solution.value > 0 and criterion == "rms_gain":
+        if not solution.node_terms[0].any():  # no gain at any γ
             reason = "no prompt has both successes and failures to learn from under this prior"
     if reason is not None:
         return _uninformative(reason, diagnostics)
@@ -186,7 +187,8 @@ def recommend(
     status = _status(problem, solution, diagnostics)
     chosen = solution.table if problem.valued is problem.baseline else problem.table(solution.gamma)
     n = problem.num_rollouts
-    objective = Objective(solution.gamma, problem.baseline_name, problem.population, score_model, n, n)
+    scores = problem.scores if criterion == "paper" else score_model
+    objective = Objective(solution.gamma, problem.baseline_name, problem.population, scores, n, n)
     objective = objective._with_table(chosen)
     learning_rate = _learning_rate(problem, solution, chosen, trainer)
     gains = {
@@ -199,7 +201,9 @@ def recommend(
 
     interval = sampling = band = None
     probability = regret = None
-    if bootstrap and isinstance(pilot, PilotHistogram):
+    # With one rollout there is nothing to choose, and with hardly a prompt nothing to resample.
+    resampled = isinstance(pilot, PilotHistogram) and pilot.total_prompts >= LEAST_PROMPTS and n > 1
+    if bootstrap and resampled and isinstance(pilot, PilotHistogram):
         rng = np.random.default_rng(seed)
         known = np.full(bootstrap, problem.scores.kappa)
         unknown = kappa_draws(score_model, bootstrap, rng) if criterion == "rms_gain" else None
@@ -210,7 +214,7 @@ def recommend(
         results = draw(problem.criterion, per_cell, to_grid, grid, pilot.num_prompts, scenarios, bootstrap, rng)
         sampling, interval = results[0].interval(level), results[-1].interval(level)
         band = results[-1].band(level, _CURVE_EVERY)
-        regret = float(results[-1].regret.mean())
+        regret = results[-1].regret
         if problem.gamma_min < 1 < problem.gamma_max:
             probability = float((results[-1].best < 1).mean())
 
@@ -228,7 +232,10 @@ def recommend(
         learning_rate=learning_rate,
         objective=objective,
         kappa_sensitivity=_kappa_sensitivity(problem, solution, grid, to_grid),
-        curve=Curve(grid[::_CURVE_EVERY], (values / (solution.value or 1))[::_CURVE_EVERY], *(band or (None, None))),
+        # Relative to a maximum that is not positive (Eq. 4 subtracts) a curve would mislead.
+        curve=Curve(grid[::_CURVE_EVERY], (values / solution.value)[::_CURVE_EVERY], *(band or (None, None)))
+        if solution.value > 0
+        else None,
         certificate=Certificate(
             solution.interpolant.degree, solution.interpolant.tail, tuple(solution.stationary.tolist())
         ),
@@ -292,6 +299,8 @@ class _Problem:
             raise InvalidInput(f"score_model must be a ScoreModel; got {score_model!r:.60}", field="score_model")
         if criterion == "paper":
             scores = score_model or ScoreModel.paper()
+            if scores.kappa_spread:
+                raise InvalidInput("criterion 'paper' draws no κ: it takes no kappa_spread", field="score_model")
             valued: Criterion = Paper(population, judged, n, scores, penalty)
         else:
             scores = score_model or ScoreModel()
@@ -375,7 +384,7 @@ class _Problem:
             stated.append("pass_rates_are_exact")
         if criterion == "paper":
             stated += ["paper_score_proxies"] * (score_model is None)
-            stated += ["default_variance_penalty"] * (variance_penalty is None)
+            stated += ["default_variance_penalty"] * (variance_penalty in (None, DEFAULT_VARIANCE_PENALTY))
         elif score_model is None:
             stated.append("default_kappa")
         return stated
@@ -512,6 +521,10 @@ def _status(problem: _Problem, solution: _Solution, diagnostics: list[Diagnostic
         detail = "γ = 0 and γ = 1 are each within 1 % of the best: keep what you have."
         diagnostics.append(Diagnostic("flat", "info", detail))
         return "flat"
+    if problem.gamma_min == problem.gamma_max:
+        detail = f"γ = {problem.gamma_min:g} was the only one to choose from."
+        diagnostics.append(Diagnostic("single_gamma", "info", detail))
+        return "at_lower_bound"
     for side, gamma in (("lower", problem.gamma_min), ("upper", problem.gamma_max)):
         if solution.gamma == gamma:
             slope = solution.interpolant.slope(gamma) / scale
@@ -585,15 +598,20 @@ def _summary(
     ]
     gain = f" Predicted gain per step: {', '.join(spoken)}." if spoken else ""
     if problem.num_rollouts == 1:
-        return "With one rollout per prompt every γ is plain RL: nothing to choose." + gain
-    span = f"{near.lower:.2g}–{near.upper:.2g}"
+        return "With one rollout per prompt every γ is plain RL: nothing to choose."
+    span = f"{_inwards(near.lower, math.ceil)}–{_inwards(near.upper, math.floor)}"
     if status == "flat":
         return (
-            f"γ hardly matters here: γ=0 and γ=1 are each within 1 % of the best γ = {solution.gamma:.2f} "
-            f"(near-optimal {span}). Keep the γ you have." + gain
+            f"γ hardly matters here: any from {span.replace('–', ' to ')} will do (γ=0 and γ=1 are each within 1 % of "
+            f"the best, {solution.gamma:.2f})." + gain
         )
     caution = " The pilot says little: the prior shapes this answer." if status == "prior_dominated" else ""
     return f"Train with γ = {solution.gamma:.2f} (near-optimal {span}).{caution}{gain}"
+
+
+def _inwards(bound: float, towards: Callable[[float], int]) -> str:
+    """A bound to two decimals, rounded so that it stays within the set."""
+    return f"{towards(bound * 100 - 1e-6 if towards is math.ceil else bound * 100 + 1e-6) / 100:g}"
 
 
 def _percent(share: float | None) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rl2ml_core.checks import Array
-from rl2ml_core.objective.population import ScoreModel
+from rl2ml_core.objective.population import LEAST_KAPPA, ScoreModel
 from rl2ml_core.selection.criteria import Criterion
 
 __all__ = ["DEFAULT_KAPPA_RANGE", "Draws", "Interval", "NearOptimal", "draw", "kappa_draws", "near_optimal", "peaks"]
@@ -47,18 +47,27 @@ class Draws:
     """What the draws say of the best γ, of the shipped one, and of the curve."""
 
     best: Array  # argmax of each draw, [D]
-    regret: Array  # share of the criterion that the shipped γ loses, [D]
+    loss: Array  # what the shipped γ loses of the criterion, [D]
     curves: Array  # each draw's criterion, [D, R]
-    scale: Array  # and its maximum, [D]
+    height: Array  # and its maximum, [D]
 
     def interval(self, level: float) -> Interval:
         ordered = np.sort(self.best)
         lower, upper = np.interp([(1 - level) / 2, (1 + level) / 2], np.linspace(0, 1, ordered.size), ordered)
         return Interval(level, float(lower), float(upper))
 
-    def band(self, level: float, every: int) -> tuple[Array, Array]:
+    @property
+    def regret(self) -> float | None:
+        """Mean share of the criterion that the shipped γ loses; None where it has no positive maximum to share."""
+        if not (self.height > 0).all():
+            return None
+        return float(np.maximum(self.loss / self.height, 0).mean())
+
+    def band(self, level: float, every: int) -> tuple[Array, Array] | None:
         """Pointwise central band of the relative criterion, at every so many grid points: two arrays."""
-        ordered = np.sort(self.curves[:, ::every] / self.scale[:, None], axis=0)
+        if not (self.height > 0).all():
+            return None
+        ordered = np.sort(self.curves[:, ::every] / self.height[:, None], axis=0)
         last = len(ordered) - 1
         return ordered[round(last * (1 - level) / 2)], ordered[round(last * (1 + level) / 2)]
 
@@ -111,7 +120,7 @@ def kappa_draws(score_model: ScoreModel | None, num_draws: int, rng: np.random.G
         return None
     from scipy.special import ndtri
 
-    return np.asarray(np.minimum(score_model.kappa * np.exp(score_model.kappa_spread * ndtri(uniform)), 1.0))
+    return np.asarray(np.clip(score_model.kappa * np.exp(score_model.kappa_spread * ndtri(uniform)), LEAST_KAPPA, 1.0))
 
 
 def near_optimal(grid: Array, values: Array, gamma: float, value: float, loss: float = 0.01) -> NearOptimal:
@@ -157,6 +166,4 @@ def peaks(values: Array, grid: Array) -> tuple[Array, Array]:
 def _summarize(values: Array, to_grid: Array, grid: Array) -> Draws:
     curves = values[:, :-1] @ to_grid
     best, height = peaks(curves, grid)
-    scale = np.where(height > 0, height, 1)
-    regret = np.clip((height - values[:, -1]) / scale, 0, None)
-    return Draws(best, regret, curves, scale)
+    return Draws(best, height - values[:, -1], curves, height)

@@ -209,7 +209,7 @@ def test_options_reach_the_solve(client, conforms, question):
     assert bounded["probability_subcritical"] is None
     paper = conforms(client.ask(question | {"search": {"criterion": "paper"}}))
     assert {"paper_score_proxies", "default_variance_penalty"} <= set(paper["assumptions"])
-    assert paper["objective"]["score_model"]["source"] == "default"
+    assert paper["objective"]["score_model"] == {"name": "paper", "source": "given"}
 
 
 @pytest.mark.parametrize(

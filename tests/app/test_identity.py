@@ -132,7 +132,7 @@ OTHER_QUESTIONS = [
     {"search": {"gamma_max": 2.5}},
     {"search": {"criterion": "paper"}},
     {"search": {"criterion": "paper"}, "score_model": {"kappa": 0.1}},
-    {"search": {"criterion": "paper", "variance_penalty": 0.01}},
+    {"search": {"criterion": "paper", "variance_penalty": 0.02}},
     {"estimator": {"baseline": "none"}},
     {"score_model": {"kappa": 0.2}},
     {"score_model": {"kappa": 0.1, "kappa_spread": 0}},

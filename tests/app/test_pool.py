@@ -13,7 +13,10 @@ import pytest
 
 from app.pool import Pool
 from app.problems import Problem
+from app.routes.recommendations import Recommendations
+from app.schemas import RecommendationRequest
 from app.settings import Settings
+from app.solving import Question
 
 PATH = "/v1/recommendations"
 HANG = 60
@@ -157,12 +160,15 @@ def test_closing_ends_the_children():
     pytest.fail("the child is still there")
 
 
-def test_stopping_server_says_so():
+def test_stopping_server_says_so(question):
+    settings = Settings(pool_workers=1, inline_milliseconds=0)
+
     async def scenario() -> Problem:
-        pool = Pool(Settings(pool_workers=1))
+        pool = Pool(settings)
         try:
-            job = asyncio.create_task(pool.run(time.sleep, HANG))
-            await asyncio.sleep(0.1)
+            asked = Question.of(RecommendationRequest.model_validate(question), settings)
+            job = asyncio.create_task(Recommendations(settings, pool).of(asked))
+            await asyncio.sleep(0.05)
             job.cancel()  # as the server does when its patience ends
             with pytest.raises(Problem) as stopped:
                 await job
@@ -171,3 +177,40 @@ def test_stopping_server_says_so():
             pool.close()
 
     assert run(scenario()).name == "not-ready"
+
+
+def test_the_same_heavy_question_is_solved_once(question):
+    settings = Settings(pool_workers=1, inline_milliseconds=0)
+    solved = []
+
+    class Counting:
+        async def run(self, function, *arguments):
+            solved.append(arguments)
+            await asyncio.sleep(0.05)
+            return function(*arguments)
+
+    async def scenario() -> list[tuple[str, bytes]]:
+        recommendations = Recommendations(settings, Counting())
+        asked = Question.of(RecommendationRequest.model_validate(question), settings)
+        return await asyncio.gather(*(recommendations.of(asked) for _ in range(4)))
+
+    answers = run(scenario())
+    assert len(solved) == 1
+    assert len(set(answers)) == 1
+
+
+def test_answers_are_kept_within_a_number_of_bytes(question):
+    settings = Settings(cache_bytes=10_000)
+    recommendations = Recommendations(settings, Pool(settings))
+
+    async def scenario() -> list[str]:
+        found = []
+        for seed in range(4):
+            request = RecommendationRequest.model_validate(question | {"uncertainty": {"seed": seed}})
+            found.append((await recommendations.of(Question.of(request, settings)))[0])
+        return found
+
+    kept = [recommendations.get(identity) for identity in run(scenario())]
+    assert kept[0] is None  # about 5 kB each
+    assert kept[-1] is not None
+    assert sum(len(body) for body in kept if body) <= 10_000

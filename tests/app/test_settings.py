@@ -51,6 +51,7 @@ VALUES = {
     "pool_queue": 18,
     "solve_seconds": 0.25,
     "cache_entries": 0,
+    "cache_bytes": 0,
     "max_connections": 19,
     "graceful_seconds": 20,
 }

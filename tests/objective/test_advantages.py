@@ -212,7 +212,7 @@ def test_the_paper_proxies_are_those_of_equation_4():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"kappa": 0}, "score_model.kappa must be .* above 0 and at most 1; got 0"),
+        ({"kappa": 0}, "score_model.kappa must be .* at least 1e-09 and at most 1; got 0"),
         ({"kappa": 1.01}, "got 1.01"),
         ({"kappa": float("nan")}, "got nan"),
         ({"kappa": True}, "got True"),

@@ -45,8 +45,8 @@ def test_findings_are_sentences_with_their_numbers():
     [
         ([(8, 4, 100)], "every prompt has the same counts"),
         ([(1, 0, 50), (1, 1, 50)], "one rollout per prompt shows no spread of pass rates"),
-        ([(8, 0, 99), (8, 1, 1)], "only one prompt has a success"),
-        ([(8, 8, 99), (8, 7, 1)], "only one prompt has a failure"),
+        ([(8, 0, 99), (8, 1, 1)], "at most one prompt has a success"),
+        ([(8, 8, 99), (8, 7, 1)], "at most one prompt has a failure"),
         ([(8, 0, 99), (8, 1, 2)], None),
         ([(8, 8, 99), (8, 7, 2)], None),
         ([(1, 0, 50), (2, 1, 50)], None),

@@ -247,7 +247,7 @@ def test_impossible_counts_are_refused(arguments, message, field):
         ([(8, [0], 1)], "must be"),
         (["abc"], "must be"),
         ([(8, 0, 0), (8, 1, 0)], "the cells hold no prompt: every num_prompts is 0"),
-        ([(8, 0, -1)], r"num_prompts must be finite and within \[0, inf\]; got -1 at index 0"),
+        ([(8, 0, -1)], r"num_prompts must be finite and within \[0, 1e\+12\]; got -1 at index 0"),
         ([(8, 0, 1), (8, 0, float("nan"))], "num_prompts must be .* got nan at index 1"),
         ([(8, 9, 1)], "got 9 of 8 in row 0"),
         ([(8, 1, 1), (8, 9, 0)], "got 9 of 8 in row 1"),
@@ -265,11 +265,14 @@ def test_impossible_cells_are_refused(cells, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([0.5, 0.44], 8), r"pass_rates\[1\] = 0.44 is within 0.005 of no k/8; give num_successes instead"),
-        (([0.5], 1), r"pass_rates\[0\] = 0.5 is within 0.005 of no k/1"),
+        (([0.5, 0.44], 8), r"pass_rates\[1\] is within 0.005 of no k/8, give num_successes instead; got 0.44"),
+        (([0.5], 1), r"pass_rates\[0\] is within 0.005 of no k/1"),
         # 440/1000 and 441/1000 are both within .005.
-        (([0.5, 0.4404], 1000), r"pass_rates\[1\] = 0.4404 could be either of two k/1000; give num_successes instead"),
-        (([0.5, 0.4404], [8, 1000]), r"pass_rates\[1\] = 0.4404 could be either of two k/1000"),
+        (
+            ([0.5, 0.4404], 1000),
+            r"pass_rates\[1\] could be either of two k/1000, give num_successes instead; got 0.4404",
+        ),
+        (([0.5, 0.4404], [8, 1000]), r"pass_rates\[1\] could be either of two k/1000"),
         (([0.5, 1.01], 8), r"pass_rates must be finite and within \[0, 1\]; got 1.01 at index 1"),
         (([float("nan")], 8), "pass_rates must be .* got nan at index 0"),
         (([0.5], 0), "num_rollouts must be at least 1; got 0"),
@@ -292,3 +295,9 @@ def test_errors_keep_their_field_and_row_between_processes():
     twin = pickle.loads(pickle.dumps(refused.value))
     assert type(twin) is rl2ml.InvalidInput
     assert (str(twin), twin.field, twin.index) == (str(refused.value), "num_successes", 1)
+
+
+@pytest.mark.parametrize("cell", [("8", "3", "1"), (8, True, 1), (8, 3, b"1")])
+def test_cells_are_numbers_and_nothing_like_them(cell):
+    with pytest.raises(rl2ml.InvalidInput):
+        rl2ml.PilotHistogram.from_cells([cell])

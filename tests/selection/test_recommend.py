@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -370,7 +371,7 @@ def test_flat_when_neither_end_loses():
     found = recommend(pilot, "pass@1", 8)
     assert found.status == "flat"
     assert max(found.predicted_gain_over["rl"], found.predicted_gain_over["maxrl"]) < 0.01
-    assert "Keep the γ you have" in found.summary
+    assert "γ hardly matters" in found.summary
     assert "flat" in codes(found)
 
 
@@ -646,3 +647,43 @@ def test_misuse_is_refused_on_uninformative_pilots_too():
         recommend(empty, "pass@8", 4, current="ppo")
     with pytest.raises(InvalidInput, match="bootstrap"):
         recommend(empty, "pass@8", 4, bootstrap=-1)
+
+
+def test_one_rollout_leaves_nothing_to_be_sure_of():
+    found = rl2ml.recommend(PILOT, "pass@8", 1)
+    assert (found.interval, found.probability_subcritical, found.expected_regret) == (None, None, None)
+
+
+def test_a_thousandth_of_a_prompt_is_no_sample():
+    found = rl2ml.recommend(rl2ml.PilotHistogram.from_cells([(8, 1, 1e-3), (8, 4, 1e-3)]), "pass@8", 8)
+    assert (found.status, found.interval) == ("prior_dominated", None)
+
+
+def test_prompts_that_always_or_never_succeed_are_told_apart_by_the_prior_alone():
+    found = rl2ml.recommend(rl2ml.PilotHistogram.from_cells([(8, 0, 40), (8, 8, 40)]), "pass@8", 8)
+    assert found.status == "prior_dominated"
+
+
+def test_eq_4_without_a_positive_maximum_has_no_relative_curve():
+    found = rl2ml.recommend(PILOT, "pass@8", 8, criterion="paper", variance_penalty=1e3)
+    assert found.curve is None
+    assert found.expected_regret is None
+    assert found.interval is not None
+
+
+def test_eq_4_that_is_zero_everywhere_tells_nothing():
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 40), (8, 8, 40)])
+    assert rl2ml.recommend(pilot, "pass@8", 8, criterion="paper", prior="plug_in").status == "uninformative"
+
+
+def test_the_papers_proxies_are_said():
+    found = rl2ml.recommend(PILOT, "pass@8", 8, criterion="paper")
+    assert found.objective.to_dict()["score_model"] == {"name": "paper", "source": "given"}
+    with pytest.raises(rl2ml.InvalidInput, match="kappa_spread"):
+        rl2ml.recommend(PILOT, "pass@8", 8, criterion="paper", score_model=ScoreModel(0.2, 1.0))
+
+
+def test_near_optimal_ends_are_rounded_into_the_set():
+    found = rl2ml.recommend(PILOT, "pass@8", 4)
+    lower, upper = re.search(r"near-optimal ([\d.]+)–([\d.]+)", found.summary).groups()
+    assert found.near_optimal.lower <= float(lower) < float(upper) <= found.near_optimal.upper

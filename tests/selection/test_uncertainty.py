@@ -75,13 +75,21 @@ def test_regret_is_the_share_that_the_shipped_choice_loses():
     found = draw(PLAIN, per_cell, np.eye(3), np.arange(3.0), np.array([7.0]), [np.ones(4)], 4, np.random.default_rng(0))
     np.testing.assert_allclose(found[0].regret, 1 - 3.2 / 4, rtol=1e-12)
     np.testing.assert_allclose(found[0].best, 1)
-    np.testing.assert_allclose(found[0].scale, 4)
+    np.testing.assert_allclose(found[0].height, 4)
 
 
 def test_regret_is_never_negative():
     per_cell = np.array([[[3.0, 4.0, 3.0, 4.0000001]]])
     found = draw(PLAIN, per_cell, np.eye(3), np.arange(3.0), np.array([7.0]), [np.ones(2)], 2, np.random.default_rng(0))
-    assert found[0].regret.tolist() == [0, 0]
+    assert found[0].regret == 0
+
+
+def test_no_share_of_a_maximum_that_is_not_positive():
+    per_cell = np.array([[[-3.0, -2.0, -3.0, -2.5]]])
+    found = draw(PLAIN, per_cell, np.eye(3), np.arange(3.0), np.array([7.0]), [np.ones(2)], 2, np.random.default_rng(0))
+    assert found[0].regret is None
+    assert found[0].band(0.9, 1) is None
+    assert found[0].interval(0.9).lower == pytest.approx(1)
 
 
 def known_draws(best):
