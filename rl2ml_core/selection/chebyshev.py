@@ -214,7 +214,9 @@ def grid_and_matrix(lower: float, upper: float, degree: int) -> tuple[Array, Arr
         return np.array([lower]), np.ones((1, 1))
     _, transform = _unit_nodes(degree)
     edges = piece_edges(lower, upper)
-    grid = np.linspace(lower, upper, max(_LEAST_GRID, int(np.ceil((upper - lower) * _GRID_PER_UNIT))) + 1)
+    # An even number of steps: every second point, as curves and draws take them, ends at the upper end too.
+    steps = max(_LEAST_GRID, 2 * int(np.ceil((upper - lower) * _GRID_PER_UNIT / 2)))
+    grid = np.linspace(lower, upper, steps + 1)
     piece = np.clip(np.searchsorted(edges, grid, side="right") - 1, 0, edges.size - 2)
     unit = np.clip(2 * (grid - edges[piece]) / np.diff(edges)[piece] - 1, -1, 1)
     matrix = np.zeros((edges.size - 1, degree + 1, grid.size))

@@ -211,9 +211,11 @@ def recommend(
         shipped = problem.criterion.per_cell(solution.table.success[None], solution.table.failure[None])
         nodes = problem.search_per_cell(solution.gammas)[:, :, : solution.node_values.size]
         per_cell = np.concatenate([nodes, shipped], axis=2)
-        results = draw(problem.criterion, per_cell, to_grid, grid, pilot.num_prompts, scenarios, bootstrap, rng)
+        # The curve's own points suffice for draws: peaks between them are refined.
+        coarse, to_coarse = grid[::_CURVE_EVERY], to_grid[:, ::_CURVE_EVERY]
+        results = draw(problem.criterion, per_cell, to_coarse, coarse, pilot.num_prompts, scenarios, bootstrap, rng)
         sampling, interval = results[0].interval(level), results[-1].interval(level)
-        band = results[-1].band(level, _CURVE_EVERY)
+        band = results[-1].band(level)
         regret = results[-1].regret
         if problem.gamma_min < 1 < problem.gamma_max:
             probability = float((results[-1].best < 1).mean())

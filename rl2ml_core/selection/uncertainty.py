@@ -63,11 +63,11 @@ class Draws:
             return None
         return float(np.maximum(self.loss / self.height, 0).mean())
 
-    def band(self, level: float, every: int) -> tuple[Array, Array] | None:
-        """Pointwise central band of the relative criterion, at every so many grid points: two arrays."""
+    def band(self, level: float) -> tuple[Array, Array] | None:
+        """Pointwise central band of the relative criterion: two arrays [R]."""
         if not (self.height > 0).all():
             return None
-        ordered = np.sort(self.curves[:, ::every] / self.height[:, None], axis=0)
+        ordered = np.sort(self.curves / self.height[:, None], axis=0)
         last = len(ordered) - 1
         return ordered[round(last * (1 - level) / 2)], ordered[round(last * (1 + level) / 2)]
 

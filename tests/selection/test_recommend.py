@@ -687,3 +687,10 @@ def test_near_optimal_ends_are_rounded_into_the_set():
     found = rl2ml.recommend(PILOT, "pass@8", 4)
     lower, upper = re.search(r"near-optimal ([\d.]+)–([\d.]+)", found.summary).groups()
     assert found.near_optimal.lower <= float(lower) < float(upper) <= found.near_optimal.upper
+
+
+@pytest.mark.parametrize("high", [0.31, 1.01, 1.03, 2.0, 7.77])
+def test_curves_end_where_the_range_ends(high):
+    found = rl2ml.recommend(PILOT, "pass@8", 4, gamma_max=high)
+    assert (found.curve.gamma[0], found.curve.gamma[-1]) == (0, high)
+    assert found.curve.lower.shape == found.curve.gamma.shape

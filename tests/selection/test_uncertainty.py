@@ -88,7 +88,7 @@ def test_no_share_of_a_maximum_that_is_not_positive():
     per_cell = np.array([[[-3.0, -2.0, -3.0, -2.5]]])
     found = draw(PLAIN, per_cell, np.eye(3), np.arange(3.0), np.array([7.0]), [np.ones(2)], 2, np.random.default_rng(0))
     assert found[0].regret is None
-    assert found[0].band(0.9, 1) is None
+    assert found[0].band(0.9) is None
     assert found[0].interval(0.9).lower == pytest.approx(1)
 
 
@@ -117,7 +117,7 @@ def test_interval_equals_numpys_quantiles(best, level):
 def test_band_is_pointwise_and_relative_to_each_draws_top():
     curves = np.arange(1.0, 22)[:, None] * np.array([1.0, 9.0, 9.0, 2.0])
     scale = np.full(21, 2.0)
-    lower, upper = Draws(np.zeros(21), np.zeros(21), curves[::-1], scale).band(0.9, 3)
+    lower, upper = Draws(np.zeros(21), np.zeros(21), curves[::-1, ::3], scale).band(0.9)
     # Draws 1..21, the 5 % and 95 % ones are the second and the second to last: 2 and 20, over a top of 2
     np.testing.assert_allclose(lower, [1.0, 2.0])
     np.testing.assert_allclose(upper, [10.0, 20.0])
