@@ -23,7 +23,7 @@ from app.schemas import (
     Table,
 )
 from app.settings import Settings
-from rl2ml_core.selection.recommend import DEFAULT_VARIANCE_PENALTY
+from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
 
 __all__ = ["Question", "answer"]
 

@@ -34,7 +34,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import betainc
 
 import rl2ml_core as rl2ml
-import rl2ml_core.selection.recommend as internals
+import rl2ml_core.selection.problem as internals
 from rl2ml_core.objective import population as laws
 from rl2ml_core.objective.baselines import Baseline
 from rl2ml_core.selection.criteria import RmsGain
@@ -222,10 +222,10 @@ def recommend_anew(pilot: rl2ml.PilotHistogram, num_rollouts: int, bootstrap: in
 def solve(pilot: rl2ml.PilotHistogram, num_rollouts: int) -> float:
     """From the histogram to the certified γ: moments, curve and roots; nothing of the report around it."""
     forget()
-    problem = internals._Problem.of(
+    problem = internals.Problem.of(
         pilot, METRIC, num_rollouts, LOW, HIGH, "rms_gain", None, rl2ml.BetaPrior(1, 1), None, "bayes"
     )
-    return internals._solve(problem, internals._Trainer.of("grpo", problem)).gamma
+    return internals.solve(problem, internals.Trainer.of("grpo", problem)).gamma
 
 
 # ---- the two parts ----

@@ -6,8 +6,6 @@ from rl2ml_core.pilot.histogram import PilotHistogram
 
 __all__ = ["LEAST_PROMPTS", "Diagnostic", "pilot_diagnostics", "set_by_prior"]
 
-LEVELS = ("info", "warning", "error")
-
 #: 64 prompts × 8 rollouts already reach the floor that model error sets (docs/decisions.md).
 _ENOUGH_PROMPTS = 64
 
