@@ -288,7 +288,7 @@ def _kappa_sensitivity(problem: Problem, solution: Solution, grid: Array, to_gri
     terms = np.concatenate([solution.node_terms, solution.terms], axis=1)
     values = problem.criterion.combine(terms[:, None], kappas[:, None])
     best, height = peaks(values[:, :-1] @ to_grid, grid)
-    regret = np.clip(1 - values[:, -1] / np.where(height > 0, height, 1), 0, None)
+    regret = np.maximum(1 - values[:, -1] / np.where(height > 0, height, 1), 0)
     return [
         {"kappa": float(k), "gamma": float(g), "regret": float(r)} for k, g, r in zip(kappas, best, regret, strict=True)
     ]

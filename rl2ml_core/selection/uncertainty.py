@@ -101,8 +101,10 @@ def draw(
         # A sum of Dirichlet(1, …, 1) weights over the prompts of a cell is a gamma variable with that many prompts.
         weights = rng.standard_gamma(num_prompts, size=(block.stop - block.start, num_prompts.size))
         sums = weights.sum(axis=1, keepdims=True)
-        # With far less than one prompt in all, a draw may underflow: then it says what the pilot says.
-        weights = np.where(sums > 0, weights / np.where(sums > 0, sums, 1), num_prompts / num_prompts.sum())
+        if sums.min() > 0:
+            weights /= sums
+        else:  # with far less than one prompt in all a draw may underflow: then it says what the pilot says
+            weights = np.where(sums > 0, weights / np.where(sums > 0, sums, 1), num_prompts / num_prompts.sum())
         terms = weights @ per_cell
         for scenario, kappa in zip(values, kappas, strict=True):
             scenario.append(criterion.combine(terms, kappa[block, None]))
