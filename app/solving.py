@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from app.schemas import (
     Table,
 )
 from app.settings import Settings
+from rl2ml_core.selection.metrics import quadrature_nodes
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
 
 __all__ = ["Question", "answer"]
@@ -135,13 +135,13 @@ class Question:
         return 30 * max(1.0, width)
 
     @property
-    def quadrature_nodes(self) -> float:
+    def quadrature_nodes(self) -> int:
         """Points at which logarithms are integrated over every cell, all parts of the metric together. E13."""
         prior = self.options["prior"]
         if isinstance(self.pilot, rl2ml.Population) or not isinstance(prior, rl2ml.BetaPrior):
-            return 0.0
-        narrowest: float = int(self.pilot.num_rollouts.max()) + prior.alpha + prior.beta + self.num_rollouts
-        return max(320.0, 8 * math.sqrt(narrowest)) * sum(isinstance(part, rl2ml.LogSuccess) for part in self._parts)
+            return 0
+        narrowest = int(self.pilot.num_rollouts.max()) + prior.alpha + prior.beta + self.num_rollouts
+        return quadrature_nodes(narrowest) * sum(isinstance(part, rl2ml.LogSuccess) for part in self._parts)
 
     @property
     def _parts(self) -> list[rl2ml.Metric]:

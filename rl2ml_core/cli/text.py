@@ -1,6 +1,5 @@
 """How answers look in a terminal: the sentence first, then the numbers, then what to do."""
 
-import math
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
@@ -87,7 +86,7 @@ def _rows(answer: rl2ml.Recommendation, pilot: rl2ml.PilotHistogram) -> Iterator
     yield "γ", f"{answer.gamma:.4f}  ({(answer.regime or '').replace('_', ' ')}; 0 is RL, 1 is maximum likelihood)"
     if answer.near_optimal is not None:
         near = answer.near_optimal
-        lower, upper = math.ceil(near.lower * 100 - 1e-6) / 100, math.floor(near.upper * 100 + 1e-6) / 100
+        lower, upper = near.rounded()
         yield "near-optimal γ", f"{lower:.2f} to {upper:.2f}  (within {near.loss:.0%} of the best)"
     if answer.interval is not None and answer.sampling_interval is not None:
         yield f"{answer.interval.level:.0%} interval", f"{_span(answer.interval)}  (prompts and κ uncertain)"

@@ -81,7 +81,7 @@ class AdvantageTable:
         p = finite_array(pass_rate, "pass_rate", minimum=0, maximum=1)
         value = np.empty(p.size)
         for where, block in _at(p).blocks(self.num_rollouts) if p.size else ():
-            value[where] = np.exp(block.log_bernstein(self.num_rollouts - 1)) @ self.contrasts
+            value[where] = block.bernstein(self.num_rollouts - 1).law @ self.contrasts
         return value.reshape(p.shape)
 
     def update_scales(self) -> Array:
@@ -124,7 +124,7 @@ class AdvantageTable:
         geometry = score_lengths(scores, p.ravel())
         value = np.empty(p.size)
         for where, block in _at(p).blocks(self.num_rollouts + 1) if p.size else ():
-            law = np.exp(block.log_bernstein(self.num_rollouts))
+            law = block.bernstein(self.num_rollouts).law
             mean, second = gradient_moments(law, geometry[:, where], self.success[None], self.failure[None])
             value[where] = (second - mean**2 if centered else second)[:, 0]
         return value.reshape(p.shape)

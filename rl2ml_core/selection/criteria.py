@@ -47,11 +47,11 @@ class Criterion(Protocol):
         """The same terms for every cell, [terms, C, G]: weighted by prompts they add up to any bootstrap draw's."""
         ...
 
-    def family_totals(self, weights: "PreparedWeights", baseline: Baseline) -> Array:
+    def family_totals(self, weights: PreparedWeights, baseline: Baseline) -> Array:
         """`totals` of the tables that a baseline makes of G success weights."""
         ...
 
-    def family_per_cell(self, weights: "PreparedWeights", baseline: Baseline) -> Array:
+    def family_per_cell(self, weights: PreparedWeights, baseline: Baseline) -> Array:
         """`per_cell` of them."""
         ...
 
@@ -201,8 +201,8 @@ class Paper:
     def per_cell(self, success: Array, failure: Array) -> Array:
         terms = np.zeros((3, self._points.weights.size, success.shape[0]))
         for where, block in self._points.blocks(self._num_rollouts + 1):
-            law = np.exp(block.log_bernstein(self._num_rollouts))
-            weight = np.exp(block.log_bernstein(self._num_rollouts - 1)) @ (success[:, 1:] - failure[:, :-1]).T
+            law = block.bernstein(self._num_rollouts).law
+            weight = block.bernstein(self._num_rollouts - 1).law @ (success[:, 1:] - failure[:, :-1]).T
             mean, second = gradient_moments(law, self._lengths[:, where], success, failure)
             sensitivity = self._sensitivity[where, None]
             gain = self._slope[where, None] * sensitivity * weight

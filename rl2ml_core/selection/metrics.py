@@ -17,7 +17,7 @@ from rl2ml_core.checks import Array, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.population import Population
 
-__all__ = ["LogSuccess", "Metric", "Mixture", "PassAtK", "parse_metric"]
+__all__ = ["LogSuccess", "Metric", "Mixture", "PassAtK", "parse_metric", "quadrature_nodes"]
 
 MAX_K = 1_000_000
 MAX_PARTS = 64
@@ -108,9 +108,8 @@ class LogSuccess:
     def signal(self, population: Population, num_rollouts: int) -> Array:
         logs, tilted = population.raised(2, 2)
         if population.prior is None:
-            return np.exp(logs + np.log(self.slope(population.pass_rates)))[:, None] * np.exp(
-                population.log_bernstein(num_rollouts - 1)
-            )
+            scales = np.exp(logs + np.log(self.slope(population.pass_rates)))
+            return np.asarray(scales[:, None] * population.bernstein(num_rollouts - 1).law)
         return np.exp(logs)[:, None] * _expect(tilted, lambda p, _: self.slope(p), num_rollouts - 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -226,10 +225,14 @@ def _weight(weight: float, metric: Metric) -> float:
         raise InvalidInput(str(error), field="metric.parts") from None
 
 
+def quadrature_nodes(narrowest: float) -> int:
+    """Points that resolve a law of p as narrow as after so many rollouts (pilot, prior and training together). E13."""
+    return 64 * math.ceil(max(320, 8 * math.sqrt(narrowest)) / 64)
+
+
 def _expect(population: Population, function: Callable[[Array, Array], Array], degree: int) -> Array:
     """E[f(p, 1−p) B_m(p)] per cell, [C, degree+1], by a midpoint rule with crowded ends. E13."""
-    narrowest = float((population.shape_success + population.shape_failure).max()) + degree
-    num_nodes = 64 * math.ceil(max(320, 8 * math.sqrt(narrowest)) / 64)
+    num_nodes = quadrature_nodes(float((population.shape_success + population.shape_failure).max()) + degree)
     sine, cosine, log_jacobian = _nodes(num_nodes)
     # Beta(a, b) has the density p^(a−½) q^(b−½) over θ, up to a constant that normalizing removes.
     exponents = np.stack([2 * population.shape_success - 1, 2 * population.shape_failure - 1], axis=1)
@@ -274,4 +277,4 @@ def _basis(num_nodes: int, degree: int) -> Array:
 def _basis_at(sine: Array, cosine: Array, degree: int) -> Array:
     """B_m at p = sine², [Q, degree+1]."""
     points = Population(sine**2, cosine**2, np.ones(sine.size), prior=None)
-    return np.exp(points.log_bernstein(degree))
+    return points.bernstein(degree).law

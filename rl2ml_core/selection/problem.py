@@ -22,9 +22,11 @@ from rl2ml_core.selection.chebyshev import Interpolant, first_degree, interpolat
 from rl2ml_core.selection.criteria import Criterion, Paper, PreparedWeights, RmsGain
 from rl2ml_core.selection.metrics import Metric, parse_metric
 
-__all__ = ["CRITERIA", "DEFAULT_VARIANCE_PENALTY", "Problem", "Solution", "Trainer", "solve"]
+__all__ = ["ALWAYS_ASSUMED", "CRITERIA", "DEFAULT_VARIANCE_PENALTY", "Problem", "Solution", "Trainer", "solve"]
 
 CRITERIA = ("rms_gain", "paper")
+#: What every answer rests on, as stable codes.
+ALWAYS_ASSUMED = ("pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot")
 
 #: λ of Eq. 4 where none is given: the best of the four values measured (docs/decisions.md).
 DEFAULT_VARIANCE_PENALTY = 0.01
@@ -162,16 +164,10 @@ class Problem:
             return f"{self.metric.name} is saturated on this pilot: {1 - headroom:.2%} of its range is reached already"
         return None
 
-    def assumptions(
-        self,
-        pilot: PilotHistogram | Population,
-        criterion: str,
-        variance_penalty: float | None,
-        score_model: ScoreModel | None,
-    ) -> list[str]:
+    def assumptions(self, criterion: str, variance_penalty: float | None, score_model: ScoreModel | None) -> list[str]:
         """What the answer rests on, as stable codes."""
-        stated = ["pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot"]
-        if isinstance(pilot, Population):
+        stated = list(ALWAYS_ASSUMED)
+        if self.pilot is None:
             stated.append("pass_rates_are_exact")
         if criterion == "paper":
             stated += ["paper_score_proxies"] * (score_model is None)
@@ -240,6 +236,7 @@ class Solution:
 
 
 def solve(problem: Problem, trainer: Trainer) -> Solution:
+    """The global maximum of the criterion on the problem's range, with its certificate. E16."""
     edges = piece_edges(problem.gamma_min, problem.gamma_max)
     searched: dict[str, Array] = {}
 

@@ -3,8 +3,6 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, N rollouts per prompt.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +21,7 @@ from rl2ml_core.selection.chebyshev import (
 )
 from rl2ml_core.selection.criteria import RmsGain
 from rl2ml_core.selection.metrics import Metric
-from rl2ml_core.selection.problem import Problem, Solution, Trainer, solve
+from rl2ml_core.selection.problem import ALWAYS_ASSUMED, Problem, Solution, Trainer, solve
 from rl2ml_core.selection.uncertainty import Interval, NearOptimal, draw, kappa_draws, near_optimal, peaks
 from rl2ml_core.version import METHOD_VERSION, __version__
 
@@ -183,8 +181,8 @@ def recommend(
     interval = sampling = band = None
     probability = regret = None
     # With one rollout there is nothing to choose, and with hardly a prompt nothing to resample.
-    resampled = isinstance(pilot, PilotHistogram) and pilot.total_prompts >= LEAST_PROMPTS and n > 1
-    if bootstrap and resampled and isinstance(pilot, PilotHistogram):
+    sample = problem.pilot
+    if bootstrap and sample is not None and sample.total_prompts >= LEAST_PROMPTS and n > 1:
         rng = np.random.default_rng(seed)
         known = np.full(bootstrap, problem.scores.kappa)
         unknown = kappa_draws(score_model, bootstrap, rng) if criterion == "rms_gain" else None
@@ -194,7 +192,7 @@ def recommend(
         per_cell = np.concatenate([nodes, shipped], axis=2)
         # The curve's own points suffice for draws: peaks between them are refined.
         coarse, to_coarse = grid[::_CURVE_EVERY], to_grid[:, ::_CURVE_EVERY]
-        results = draw(problem.criterion, per_cell, to_coarse, coarse, pilot.num_prompts, scenarios, bootstrap, rng)
+        results = draw(problem.criterion, per_cell, to_coarse, coarse, sample.num_prompts, scenarios, bootstrap, rng)
         sampling, interval = results[0].interval(level), results[-1].interval(level)
         band = results[-1].band(level)
         regret = results[-1].regret
@@ -223,7 +221,7 @@ def recommend(
             solution.interpolant.degree, solution.interpolant.tail, tuple(solution.stationary.tolist())
         ),
         diagnostics=diagnostics,
-        assumptions=problem.assumptions(pilot, criterion, variance_penalty, score_model),
+        assumptions=problem.assumptions(criterion, variance_penalty, score_model),
     )
 
 
@@ -313,7 +311,7 @@ def _uninformative(reason: str, diagnostics: list[Diagnostic]) -> Recommendation
         curve=None,
         certificate=None,
         diagnostics=diagnostics,
-        assumptions=["pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot"],
+        assumptions=list(ALWAYS_ASSUMED),
     )
 
 
@@ -333,19 +331,14 @@ def _summary(
     gain = f" Predicted gain per step: {', '.join(spoken)}." if spoken else ""
     if problem.num_rollouts == 1:
         return "With one rollout per prompt every γ is plain RL: nothing to choose."
-    span = f"{_inwards(near.lower, math.ceil)}–{_inwards(near.upper, math.floor)}"
+    lower, upper = near.rounded()
     if status == "flat":
         return (
-            f"γ hardly matters here: any from {span.replace('–', ' to ')} will do (γ=0 and γ=1 are each within 1 % of "
+            f"γ hardly matters here: any from {lower:g} to {upper:g} will do (γ=0 and γ=1 are each within 1 % of "
             f"the best, {solution.gamma:.2f})." + gain
         )
     caution = " The pilot says little: the prior shapes this answer." if status == "prior_dominated" else ""
-    return f"Train with γ = {solution.gamma:.2f} (near-optimal {span}).{caution}{gain}"
-
-
-def _inwards(bound: float, towards: Callable[[float], int]) -> str:
-    """A bound to two decimals, rounded so that it stays within the set."""
-    return f"{towards(bound * 100 - 1e-6 if towards is math.ceil else bound * 100 + 1e-6) / 100:g}"
+    return f"Train with γ = {solution.gamma:.2f} (near-optimal {lower:g}–{upper:g}).{caution}{gain}"
 
 
 def _percent(share: float | None) -> str:

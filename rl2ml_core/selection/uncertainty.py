@@ -6,6 +6,7 @@ that ships is fixed. Sampling noise alone is reported apart: with κ fixed it is
 Shapes: D draws, C cells, Q interpolation nodes, R grid points.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,10 @@ class NearOptimal:
     loss: float
     lower: float
     upper: float
+
+    def rounded(self) -> tuple[float, float]:
+        """Both ends to two decimals, rounded so that they stay within the set."""
+        return math.ceil(self.lower * 100 - 1e-6) / 100, math.floor(self.upper * 100 + 1e-6) / 100
 
 
 @dataclass(frozen=True, eq=False)
