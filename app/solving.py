@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 import rl2ml_core as rl2ml
 from app.problems import Problem, from_invalid_input
-from app.schemas import (
+from app.schemas.common import (
     BetaPriorChoice,
     CellsPilot,
     CountsPilot,
@@ -18,9 +18,9 @@ from app.schemas import (
     MixtureMetric,
     PassAtKMetric,
     RatesPilot,
-    RecommendationRequest,
     Table,
 )
+from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
 from rl2ml_core.selection.metrics import quadrature_nodes
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 import numpy as np
 
 import rl2ml_core as rl2ml
-from app.schemas import RecommendationRequest
+from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
 from app.solving import Question
 

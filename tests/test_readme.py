@@ -47,7 +47,7 @@ def test_the_demos_transcript_is_what_the_library_gives():
 
 
 def test_the_curl_example_is_a_request_that_the_service_takes():
-    schemas = pytest.importorskip("app.schemas")
+    schemas = pytest.importorskip("app.schemas.recommendations")
     body = re.search(r"-d '(\{.*?\})'\n", README, re.DOTALL).group(1)
     assert schemas.RecommendationRequest.model_validate(json.loads(body)).budget.num_rollouts == 4
 

@@ -13,7 +13,8 @@ from app.bodies import read_json
 from app.examples import REQUEST_EXAMPLES
 from app.pool import Pool
 from app.problems import Problem, documented, from_validation
-from app.schemas import TAGS, ProblemDocument, RecommendationAnswer, RecommendationRequest
+from app.schemas.common import TAGS, ProblemDocument
+from app.schemas.recommendations import RecommendationAnswer, RecommendationRequest
 from app.settings import Settings
 from app.solving import Question, answer
 

@@ -10,7 +10,7 @@ import pytest
 
 import rl2ml_core as rl2ml
 from app.problems import PROBLEM_TYPES
-from app.schemas import RecommendationAnswer
+from app.schemas.recommendations import RecommendationAnswer
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from app.examples import REQUEST_EXAMPLES
-from app.schemas import RecommendationRequest
+from app.schemas.recommendations import RecommendationRequest
 
 PATH = "/v1/recommendations"
 

@@ -14,7 +14,7 @@ import pytest
 from app.pool import Pool
 from app.problems import Problem
 from app.routes.recommendations import Recommendations
-from app.schemas import RecommendationRequest
+from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
 from app.solving import Question
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.examples import REQUEST_EXAMPLES
-from app.schemas import RecommendationRequest
+from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
 from app.solving import Question
 

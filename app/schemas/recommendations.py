@@ -1,0 +1,190 @@
+"""What `POST /v1/recommendations` takes and gives."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from app.schemas.common import (
+    Answer,
+    BetaPriorChoice,
+    DiagnosticAnswer,
+    Gamma,
+    Metric,
+    Pilot,
+    Prior,
+    ScoreModelChoice,
+    Strict,
+    Table,
+    is_object,
+    one_of,
+    unsigned,
+)
+from rl2ml_core.objective.baselines import BASELINES
+from rl2ml_core.objective.catalog import KNOWN_TRAINERS
+from rl2ml_core.objective.family import MAX_ROLLOUTS
+
+__all__ = ["RecommendationAnswer", "RecommendationRequest"]
+
+
+class Budget(Strict):
+    """Rollouts per prompt in training."""
+
+    num_rollouts: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS)]
+
+
+class Search(Strict):
+    """Which γ to choose from, and by what."""
+
+    gamma_min: Gamma = 0.0
+    gamma_max: Gamma = 2.0
+    criterion: Literal["rms_gain", "paper"] = "rms_gain"
+    variance_penalty: Annotated[float, Field(ge=0, le=1e6), unsigned] | None = None
+
+
+class Estimator(Strict):
+    """The estimator to train with."""
+
+    baseline: Annotated[str, *one_of(BASELINES)] = "bayes"
+
+
+class Uncertainty(Strict):
+    """Draws for the intervals."""
+
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 200
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
+    level: Annotated[float, Field(ge=0.5, le=0.999)] = 0.9
+
+
+def _current_form(value: Any) -> str:
+    return "current:name" if isinstance(value, str) else "current:table" if is_object(value) else "current:gamma"
+
+
+Current = Annotated[
+    Annotated[str, *one_of(KNOWN_TRAINERS), Tag("current:name")]
+    | Annotated[Gamma, Tag("current:gamma")]
+    | Annotated[Table, Tag("current:table")],
+    Discriminator(_current_form),
+]
+
+
+class RecommendationRequest(Strict):
+    """A pilot, the metric you are judged on and the rollouts per prompt you train with; the rest has defaults."""
+
+    pilot: Pilot
+    metric: Metric
+    budget: Budget
+    current: Current = "grpo"
+    search: Search = Search()
+    estimator: Estimator = Estimator()
+    score_model: ScoreModelChoice | None = None
+    prior: Prior = BetaPriorChoice()
+    uncertainty: Uncertainty = Uncertainty()
+
+
+class IntervalAnswer(Answer):
+    level: float
+    lower: float
+    upper: float
+
+
+class NearOptimalAnswer(Answer):
+    loss: float
+    lower: float
+    upper: float
+
+
+class Gains(Answer):
+    """Relative gain of the criterion; null where the other has none."""
+
+    rl: float | None
+    maxrl: float | None
+    current: float | None
+
+
+class LearningRateAnswer(Answer):
+    """For SGD-like optimizers only: Adam's rate stays as it is."""
+
+    multiplier: float | None
+    relative_to: str
+    advantage_rms: float
+    applies_to: Literal["sgd_like"]
+    assumes: Literal["length_controlled_step"]
+
+
+class PriorAnswer(Answer):
+    alpha: float
+    beta: float
+
+
+class ScoreModelAnswer(Answer):
+    kappa: float | None = None
+    kappa_spread: float | None = None
+    name: str | None = None
+    source: Literal["default", "given"]
+
+
+class PopulationAnswer(Answer):
+    """Cells [num_rollouts, num_successes, num_prompts]."""
+
+    cells: list[tuple[float, float, float]]
+
+
+class ObjectiveAnswer(Answer):
+    """What to train with; `rl2ml_core.Objective.from_dict` reads it."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_: Annotated[Literal[1], Field(alias="schema")]
+    gamma: float
+    order: int
+    num_rollouts: int
+    baseline: str
+    advantages: Table
+    update_scales: list[float]
+    prior: PriorAnswer | None
+    score_model: ScoreModelAnswer
+    population: PopulationAnswer
+
+
+class KappaAnswer(Answer):
+    kappa: float
+    gamma: float
+    regret: float
+
+
+class CurveAnswer(Answer):
+    gamma: list[float]
+    relative_criterion: list[float]
+    lower: list[float] | None
+    upper: list[float] | None
+
+
+class CertificateAnswer(Answer):
+    degree: int
+    tail: float
+    stationary_points: list[float]
+
+
+class RecommendationAnswer(Answer):
+    """The recommendation. γ and all that follows from it are null when `status` is "uninformative"."""
+
+    id: Annotated[str, Field(pattern="^rec_[0-9a-f]{32}$")]
+    method_version: int
+    core_version: str
+    summary: str
+    gamma: float | None
+    status: Literal["interior", "at_lower_bound", "at_upper_bound", "flat", "prior_dominated", "uninformative"]
+    regime: Literal["rl", "subcritical", "maxrl_boundary", "supercritical"] | None
+    interval: IntervalAnswer | None
+    sampling_interval: IntervalAnswer | None
+    near_optimal: NearOptimalAnswer | None
+    probability_subcritical: float | None
+    expected_regret: float | None
+    predicted_gain_over: Gains
+    learning_rate: LearningRateAnswer | None
+    objective: ObjectiveAnswer | None
+    kappa_sensitivity: list[KappaAnswer]
+    curve: CurveAnswer | None
+    certificate: CertificateAnswer | None
+    diagnostics: list[DiagnosticAnswer]
+    assumptions: list[str]
