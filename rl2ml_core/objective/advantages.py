@@ -15,7 +15,7 @@ from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.family import MAX_ROLLOUTS
 from rl2ml_core.objective.population import HasPopulation, Population, ScoreGeometry, as_population
 
-__all__ = ["AdvantageTable", "advantage_rms", "gradient_moments", "score_lengths"]
+__all__ = ["AdvantageTable", "advantage_rms", "energy_moments", "gradient_moments", "score_lengths"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +163,19 @@ def gradient_moments(law: Array, lengths: Array, success: Array, failure: Array)
     mean = mu * (law @ s.T) - nu * (law @ t.T)
     second = mu**2 * (law @ (s**2).T) - 2 * mu * nu * (law @ (s * t).T) + nu**2 * (law @ (t**2).T)
     return mean, second + noise / num_rollouts
+
+
+def energy_moments(population: Population, num_rollouts: int) -> tuple[Array, Array, Array]:
+    """S [C, N], F [C, N] and e [C, N−1] per cell, of which the κ-model's energy is made. E12.
+
+    E‖ĝ‖² = Σ_m (S_m s²_{m+1} + F_m t²_m) + κ Σ_{m=1}^{N−1} e_m (s²_{m+1} − 2 s_m t_m + t²_{m−1}) with
+    S_m = E[p B_m]/N, F_m = E[(1−p) B_m]/N, e_m = (m/N) E[p(1−p)² B_m].
+    """
+    n = num_rollouts
+    moments = population.bernstein(n - 1)
+    success = moments(1, 0)
+    coupling = (moments.failed(success, 1, 2) * (np.arange(n) / n))[:, 1:]
+    return success / n, (moments.law - success) / n, coupling
 
 
 def _at(pass_rate: Array) -> Population:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,19 +23,22 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Objective:
-    """γ with its truncation order and the estimator that optimises it: everything a trainer's adapter needs.
+    """γ with its truncation order and the estimator that optimizes it: everything a trainer's adapter needs.
 
     Args:
         gamma: γ ∈ [0, 20].
-        baseline: "none", "score", "leave_one_out" or "bayes"; "bayes" when a population is given, else "leave_one_out".
-        population: a PilotHistogram or Population; kept as a Population.
-        score_model: the score model that the choice assumed; None means the default.
+        baseline: a key of `BASELINES`; "bayes" when a population is given, else "leave_one_out". With
+            "group_centered" a group of N optimizes J_{γ,N−1}, and a group of one nothing.
+        population: a PilotHistogram or Population; kept as a Population. "bayes" and "minimum_variance" need one.
+        score_model: the score model that the choice assumed, and that "minimum_variance" weighs noise by; None means
+            the default.
         order: M, the truncation order. Groups smaller than M use their own size, larger ones keep the objective
             J_{γ,M}. None: every group uses its own size.
         num_rollouts: N it was chosen for; the table that `save` writes out.
+        filter_groups: whether the trainer drops groups of equal rewards; as in `rl2ml_table`.
 
     Raises:
-        InvalidInput: a value outside its range, or "bayes" without a population.
+        InvalidInput: a value outside its range, or a baseline that needs a population without one.
     """
 
     gamma: float
@@ -44,18 +47,28 @@ class Objective:
     score_model: ScoreModel | None = None
     order: int | None = None
     num_rollouts: int | None = None
+    filter_groups: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", finite_number(self.gamma, "gamma", minimum=0, maximum=MAX_GAMMA))
         object.__setattr__(self, "baseline", resolve_baseline(self.baseline, self.population))
-        if self.score_model is not None and self.score_model.is_default:
-            object.__setattr__(self, "score_model", None)
+        if self.score_model is not None:
+            if not isinstance(self.score_model, ScoreModel):
+                raise InvalidInput(
+                    f"score_model must be a ScoreModel; got {self.score_model!r:.60}", field="score_model"
+                )
+            if self.score_model.is_default:
+                object.__setattr__(self, "score_model", None)
         if self.population is not None:
             object.__setattr__(self, "population", as_population(self.population))
         for name in ("order", "num_rollouts"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, integer(value, name, minimum=1, maximum=MAX_ROLLOUTS))
+        if not isinstance(self.filter_groups, bool):
+            raise InvalidInput(
+                f"filter_groups must be true or false; got {self.filter_groups!r:.60}", field="filter_groups"
+            )
 
     def table(self, num_rollouts: int) -> AdvantageTable:
         """The advantages for a group of `num_rollouts`, for whatever N a group turns out to have. Kept by N."""
@@ -63,13 +76,28 @@ class Objective:
         kept = self._tables()
         if num_rollouts not in kept:
             kept[num_rollouts] = rl2ml_table(
-                self.gamma, num_rollouts, self.baseline, self.population, self.score_model, self._order(num_rollouts)
+                self.gamma,
+                num_rollouts,
+                self.baseline,
+                self.population,
+                self.score_model,
+                None if self.order is None else min(self.order, num_rollouts),
+                filter_groups=self.filter_groups,
             )
         return kept[num_rollouts]
 
     def update_scales(self, num_rollouts: int) -> Array:
-        """α_K, K = 1..N, [N]."""
-        return update_scales(self.gamma, num_rollouts, self._order(num_rollouts))
+        """α_K, K = 1..N, [N], of the objective that a group of `num_rollouts` optimizes, as `AdvantageTable` has them.
+
+        With "group_centered" they are those of J_{γ,N−1} estimated from N rollouts (App. C with M = N−1), not the N−1
+        scales of a group of N−1, by which it multiplies r/r̄ − 1. Where nothing is optimized they are zeros.
+        """
+        n = integer(num_rollouts, "num_rollouts", minimum=1, maximum=MAX_ROLLOUTS)
+        centered = self.baseline == "group_centered"
+        if n == 1 and (centered or self.filter_groups):
+            return np.zeros(1)
+        largest = n - 1 if centered else n
+        return update_scales(self.gamma, n, largest if self.order is None else min(self.order, largest))
 
     def to_dict(self, num_rollouts: int | None = None) -> dict[str, Any]:
         """The JSON form, with the table for `num_rollouts` (default: the N it was chosen for) written out."""
@@ -83,6 +111,7 @@ class Objective:
             "order": self.order,
             "num_rollouts": n,
             "baseline": self.baseline,
+            "filter_groups": self.filter_groups,
         }
         if n is not None:
             table = self.table(n)
@@ -116,6 +145,7 @@ class Objective:
                 score_model=_score_model(content.get("score_model")),
                 order=content.get("order"),
                 num_rollouts=content.get("num_rollouts"),
+                filter_groups=content.get("filter_groups", False),
             )
             written = content.get("advantages")
             if written is not None:
@@ -156,9 +186,6 @@ class Objective:
     def _tables(self) -> dict[int, AdvantageTable]:
         kept: dict[int, AdvantageTable] = self.__dict__.setdefault("_kept_tables", {})
         return kept
-
-    def _order(self, num_rollouts: int) -> int | None:
-        return None if self.order is None else min(self.order, num_rollouts)
 
     def _verify(self, success: list[float], failure: list[float]) -> None:
         table = self.table(integer(self.num_rollouts or 0, "num_rollouts", minimum=1))

@@ -17,8 +17,8 @@ POPULATIONS = {
     "none": None,
     "pilot": CELLS,
     "posteriors": CELLS.population(rl2ml.BetaPrior(0.5, 2.25)),
-    "plug-in points": CELLS.population(None),
-    "posterior means": CELLS.population().at_means(),
+    "plug-in points": CELLS.population("plug_in"),
+    "posterior means": CELLS.population(rl2ml.BetaPrior(1, 1)).at_means(),
     "known rates": rl2ml.Population.from_pass_rates([0.1, 1 / 3, 0.0, 1.0], [1, 2.5, 1, 1]),
 }
 
@@ -31,7 +31,7 @@ def strict_json(text: str):
 
 
 def assert_same(left: rl2ml.Objective, right: rl2ml.Objective) -> None:
-    for name in ("gamma", "baseline", "order", "num_rollouts", "score_model"):
+    for name in ("gamma", "baseline", "order", "num_rollouts", "score_model", "filter_groups"):
         assert getattr(left, name) == getattr(right, name)
     assert (left.population is None) == (right.population is None)
     if left.population is not None:
@@ -49,15 +49,23 @@ ESTIMATORS = [
     (baseline, population)
     for baseline in rl2ml.BASELINES
     for population in POPULATIONS
-    if (baseline, population) != ("bayes", "none")
+    if population != "none" or baseline not in ("bayes", "minimum_variance")
 ]
 
 
 @pytest.mark.parametrize(("baseline", "population"), ESTIMATORS)
-@pytest.mark.parametrize(("order", "num_rollouts"), [(None, None), (4, 4), (3, 8), (None, 8), (5, None)])
-def test_what_is_saved_is_what_is_loaded(population, baseline, order, num_rollouts, tmp_path):
-    people = POPULATIONS[population]
-    objective = rl2ml.Objective(1.1645, baseline, people, rl2ml.ScoreModel(0.2, 0.5), order, num_rollouts)
+@pytest.mark.parametrize(("order", "num_rollouts"), [(None, None), (4, 4), (3, 8), (None, 8), (5, None), (None, 1)])
+@pytest.mark.parametrize("filter_groups", [False, True])
+def test_what_is_saved_is_what_is_loaded(population, baseline, order, num_rollouts, filter_groups, tmp_path):
+    objective = rl2ml.Objective(
+        1.1645,
+        baseline,
+        POPULATIONS[population],
+        rl2ml.ScoreModel(0.2, 0.5),
+        order,
+        num_rollouts,
+        filter_groups=filter_groups,
+    )
     path = tmp_path / "objective.json"
     objective.save(path)
     loaded = rl2ml.Objective.load(path)
@@ -70,9 +78,27 @@ def test_what_is_saved_is_what_is_loaded(population, baseline, order, num_rollou
     "score_model",
     [None, rl2ml.ScoreModel(0.03), rl2ml.ScoreModel(0.03, 0.4), rl2ml.ScoreModel(0.1, 0), rl2ml.ScoreModel.paper()],
 )
-def test_the_score_model_survives(score_model, tmp_path):
-    rl2ml.Objective(0.5, score_model=score_model).save(tmp_path / "o.json")
-    assert rl2ml.Objective.load(str(tmp_path / "o.json")).score_model == score_model
+@pytest.mark.parametrize("baseline", ["bayes", "minimum_variance"])
+@pytest.mark.parametrize("population", [name for name in POPULATIONS if name != "none"])
+def test_the_score_model_survives(score_model, baseline, population, tmp_path):
+    people = POPULATIONS[population]
+    objective = rl2ml.Objective(0.5, baseline, people, score_model, num_rollouts=8)
+    objective.save(tmp_path / "o.json")
+    loaded = rl2ml.Objective.load(str(tmp_path / "o.json"))
+    assert loaded.score_model == score_model
+    assert_same(objective, loaded)
+    assert objective.table(8) == rl2ml.rl2ml_table(0.5, 8, baseline, people, score_model)
+
+
+def test_tables_of_least_variance_are_those_of_their_score_model(tmp_path):
+    models = [None, rl2ml.ScoreModel(0.7), rl2ml.ScoreModel.paper()]
+    tables = [rl2ml.Objective(0.5, "minimum_variance", CELLS, model).table(8) for model in models]
+    for i, table in enumerate(tables):
+        assert all(table != other for other in tables[:i])
+    content = rl2ml.Objective(0.5, "minimum_variance", CELLS, num_rollouts=8).to_dict()
+    for model in ({"kappa": 0.7, "source": "given"}, {"name": "paper", "source": "given"}):
+        with pytest.raises(rl2ml.InvalidInput, match="not those of its γ and baseline"):
+            rl2ml.Objective.from_dict({**content, "score_model": model})
 
 
 def test_the_default_score_model_is_no_score_model():
@@ -106,10 +132,14 @@ def test_any_known_rates_survive_the_dictionary(gamma, rates, weight, num_rollou
     ),
     alpha=st.floats(0.01, 100),
     beta=st.floats(0.01, 100),
+    baseline=st.sampled_from(["bayes", "minimum_variance"]),
+    kappa=st.floats(1e-9, 1),
+    filter_groups=st.booleans(),
 )
-def test_any_pilot_survives_the_dictionary(gamma, cells, alpha, beta):
+def test_any_pilot_survives_the_dictionary(gamma, cells, alpha, beta, baseline, kappa, filter_groups):
     people = rl2ml.PilotHistogram.from_cells(cells).population(rl2ml.BetaPrior(alpha, beta))
-    objective = rl2ml.Objective(gamma, "bayes", people, num_rollouts=6)
+    model = rl2ml.ScoreModel(kappa)
+    objective = rl2ml.Objective(gamma, baseline, people, model, num_rollouts=6, filter_groups=filter_groups)
     again = rl2ml.Objective.from_dict(json.loads(json.dumps(objective.to_dict())))
     assert again.table(6) == objective.table(6)
     for name in ("successes", "failures", "weights"):
@@ -125,6 +155,8 @@ def test_the_file_is_strict_json_with_one_line_per_field(tmp_path):
     assert text.count("\n") == len(content) + 2
     assert content["schema"] == 1
     assert (content["gamma"], content["order"], content["num_rollouts"], content["baseline"]) == (1.5, 4, 4, "bayes")
+    assert list(content)[4:6] == ["baseline", "filter_groups"]
+    assert content["filter_groups"] is False
     # No such rollout: a success among none, a failure among N.
     assert content["advantages"]["success"][0] is None
     assert content["advantages"]["failure"][4] is None
@@ -132,7 +164,8 @@ def test_the_file_is_strict_json_with_one_line_per_field(tmp_path):
     assert content["advantages"]["success"][1:] == table.success[1:].tolist()
     assert content["advantages"]["failure"][:-1] == table.failure[:-1].tolist()
     np.testing.assert_allclose(content["update_scales"], rl2ml.update_scales(1.5, 4), rtol=1e-15)
-    assert content["prior"] == {"alpha": 1, "beta": 1}
+    fitted = CELLS.fitted_prior.prior
+    assert content["prior"] == {"alpha": fitted.alpha, "beta": fitted.beta}
     assert content["score_model"] == {"kappa": 0.1, "source": "default"}
     assert content["population"] == {"cells": [[8, 0, 30], [8, 2, 20], [16, 15, 14.5]]}
 
@@ -150,22 +183,45 @@ def test_without_a_group_size_no_table_is_written():
 # --- the table of any group ------------------------------------------------------------------------------------------
 
 
+def assert_optimizes(objective: rl2ml.Objective, num_rollouts: int, order: int) -> None:
+    """A group's table and update scales are those of J_{γ,order}; of nothing, at order 0."""
+    p, table = np.array([0, 0.01, 0.4, 1]), objective.table(num_rollouts)
+    found, scales = table.weight(p), objective.update_scales(num_rollouts)
+    assert scales.shape == (num_rollouts,)
+    if order:
+        np.testing.assert_allclose(found, rl2ml.objective_weight(p, objective.gamma, order), rtol=1e-12)
+        np.testing.assert_array_equal(scales, rl2ml.update_scales(objective.gamma, num_rollouts, order))
+    else:
+        np.testing.assert_array_equal(found, 0)
+        np.testing.assert_array_equal(scales, 0)
+    np.testing.assert_allclose(table.update_scales(), scales, rtol=1e-12)
+
+
 @pytest.mark.parametrize("baseline", rl2ml.BASELINES)
-def test_without_an_order_every_group_has_the_objective_of_its_own_size(baseline):
-    objective, p = rl2ml.Objective(1.3, baseline, CELLS), np.array([0, 0.01, 0.4, 1])
+@pytest.mark.parametrize("filter_groups", [False, True])
+def test_without_an_order_every_group_has_the_objective_of_its_own_size(baseline, filter_groups):
+    objective = rl2ml.Objective(1.3, baseline, CELLS, filter_groups=filter_groups)
     for n in (1, 2, 7, 33):
-        table = objective.table(n)
-        assert table == rl2ml.rl2ml_table(1.3, n, baseline, CELLS)
-        np.testing.assert_allclose(table.weight(p), rl2ml.objective_weight(p, 1.3, n), rtol=1e-12)
-        np.testing.assert_array_equal(objective.update_scales(n), rl2ml.update_scales(1.3, n))
+        assert objective.table(n) == rl2ml.rl2ml_table(1.3, n, baseline, CELLS, filter_groups=filter_groups)
+        # Centering on the group's own mean costs one order, and a group of one is nothing but its own mean.
+        dropped = n == 1 and filter_groups
+        assert_optimizes(objective, n, 0 if dropped else n - (baseline == "group_centered"))
 
 
 @pytest.mark.parametrize("baseline", rl2ml.BASELINES)
-def test_with_an_order_larger_groups_keep_the_objective_and_smaller_ones_use_their_size(baseline):
-    objective, p = rl2ml.Objective(1.3, baseline, CELLS, order=4), np.array([0, 0.01, 0.4, 1])
-    for n, order in ((1, 1), (3, 3), (4, 4), (5, 4), (32, 4)):
-        np.testing.assert_allclose(objective.table(n).weight(p), rl2ml.objective_weight(p, 1.3, order), rtol=1e-12)
-        np.testing.assert_array_equal(objective.update_scales(n), rl2ml.update_scales(1.3, n, order))
+@pytest.mark.parametrize("filter_groups", [False, True])
+def test_with_an_order_larger_groups_keep_the_objective_and_smaller_ones_use_their_size(baseline, filter_groups):
+    objective = rl2ml.Objective(1.3, baseline, CELLS, order=4, filter_groups=filter_groups)
+    for n in (1, 3, 4, 5, 32):
+        dropped = n == 1 and filter_groups
+        assert_optimizes(objective, n, 0 if dropped else min(4, n - (baseline == "group_centered")))
+
+
+@pytest.mark.parametrize("wrong", [0, 2.0, True, 65_537])
+def test_update_scales_of_no_group_are_refused(wrong):
+    for baseline in ("score", "group_centered"):
+        with pytest.raises(rl2ml.InvalidInput, match="num_rollouts must be an integer from 1 to 65536"):
+            rl2ml.Objective(1.3, baseline).update_scales(wrong)
 
 
 def test_tables_are_kept():
@@ -192,6 +248,7 @@ def test_objectives_are_immutable_and_travel_between_processes():
         assert_same(objective, twin)
     assert rl2ml.Objective(1, "score", order=4) == rl2ml.Objective(1.0, "score", order=4)
     assert rl2ml.Objective(1, "score", order=4) != rl2ml.Objective(1.0, "score", order=5)
+    assert rl2ml.Objective(1, "score") != rl2ml.Objective(1, "score", filter_groups=True)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +266,12 @@ def test_objectives_are_immutable_and_travel_between_processes():
         ({"order": 2.0}, "order"),
         ({"num_rollouts": 65_537}, "num_rollouts"),
         ({"num_rollouts": False}, "num_rollouts"),
+        ({"baseline": "minimum_variance"}, "baseline"),
+        ({"score_model": rl2ml.MeasuredScores(1.0, 1.0, 1.0)}, "score_model"),
+        ({"score_model": 0.1}, "score_model"),
+        ({"filter_groups": 1}, "filter_groups"),
+        ({"filter_groups": "no"}, "filter_groups"),
+        ({"filter_groups": None}, "filter_groups"),
     ],
 )
 def test_impossible_objectives_are_refused(arguments, field):
@@ -254,6 +317,7 @@ def test_advantages_of_another_gamma_baseline_or_pilot_are_refused(content):
         ("gamma", 1.4),
         ("baseline", "score"),
         ("order", 3),
+        ("filter_groups", True),
         ("prior", {"alpha": 1, "beta": 3}),
         ("population", {"cells": [[8, 0, 30]]}),
         ("num_rollouts", 5),
@@ -281,7 +345,7 @@ def test_missing_fields_are_refused(content, key):
 
 def test_derived_fields_may_be_missing(content):
     full = rl2ml.Objective.from_dict(content)
-    for key in ("advantages", "update_scales", "score_model"):
+    for key in ("advantages", "update_scales", "score_model", "filter_groups"):
         del content[key]
     assert rl2ml.Objective.from_dict(content).table(7) == full.table(7)
 
@@ -316,6 +380,8 @@ def test_derived_fields_may_be_missing(content):
         ("score_model", "paper"),
         ("score_model", {"kappa": 2}),
         ("order", 1.5),
+        ("filter_groups", "false"),
+        ("filter_groups", None),
         ("num_rollouts", "4"),
         ("gamma", "1.5"),
         ("baseline", ["bayes"]),
