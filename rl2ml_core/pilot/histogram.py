@@ -15,8 +15,12 @@ import numpy.typing as npt
 from rl2ml_core.checks import Array, finite_array
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.population import BetaPrior, Population
+from rl2ml_core.pilot.prior import FittedPrior, fit_prior
 
-__all__ = ["MAX_PILOT_ROLLOUTS", "PilotHistogram"]
+__all__ = ["MAX_PILOT_ROLLOUTS", "PRIORS", "PilotHistogram"]
+
+#: Priors that go by a name; any other is a `BetaPrior`.
+PRIORS = ("empirical_bayes", "plug_in")
 
 #: Rollouts per prompt that a pilot may hold: far beyond use, small enough that all arithmetic on counts is exact.
 MAX_PILOT_ROLLOUTS = 10_000_000
@@ -203,10 +207,32 @@ class PilotHistogram:
             zip(self.num_rollouts.tolist(), self.num_successes.tolist(), self.num_prompts.tolist(), strict=True)
         )
 
-    def population(self, prior: BetaPrior | None = BetaPrior(1, 1)) -> Population:  # noqa: B008  (frozen)
-        """The distribution of pass rates: the posterior of each cell, or the points k/n when `prior` is None."""
+    @cached_property
+    def fitted_prior(self) -> FittedPrior:
+        """The Beta prior that fits the pilot best, see `fit_prior`."""
+        return fit_prior(self)
+
+    def population(self, prior: BetaPrior | str = "empirical_bayes") -> Population:
+        """The distribution of pass rates under a prior.
+
+        Args:
+            prior: "empirical_bayes", the posterior of each cell under the Beta prior that fits the pilot best; a
+                BetaPrior, the posterior under that one; or "plug_in", the points k/n.
+
+        Raises:
+            InvalidInput: another prior.
+        """
+        if not isinstance(prior, BetaPrior) and prior not in PRIORS:
+            raise InvalidInput(
+                f"prior must be a BetaPrior(alpha, beta) or one of {', '.join(PRIORS)}; got {prior!r:.60}",
+                field="prior",
+            )
         k = self.num_successes.astype(np.float64)
-        return Population.trusted(k, self.num_rollouts - k, self.num_prompts, prior)
+        if not isinstance(prior, BetaPrior):
+            used = self.fitted_prior.prior if prior == "empirical_bayes" else None
+        else:
+            used = prior
+        return Population.trusted(k, self.num_rollouts - k, self.num_prompts, used)
 
 
 def _sorted_cells(rows: list[Sequence[float]]) -> tuple[_Counts, _Counts, Array] | None:

@@ -187,8 +187,8 @@ def test_the_population_is_the_posterior_of_each_cell():
     np.testing.assert_array_equal(population.shape_success, [0.5, 3.5])
     np.testing.assert_array_equal(population.shape_failure, [6, 7])
     np.testing.assert_array_equal(population.weights, [1, 2])
-    assert pilot.population().prior == rl2ml.BetaPrior(1, 1)
-    np.testing.assert_array_equal(pilot.population(None).pass_rates, [0, 3 / 8])
+    assert pilot.population().prior == rl2ml.fit_prior(pilot).prior
+    np.testing.assert_array_equal(pilot.population("plug_in").pass_rates, [0, 3 / 8])
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
