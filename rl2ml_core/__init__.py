@@ -11,13 +11,25 @@ discount factor.
 
 from rl2ml_core.errors import InvalidInput, InvalidTable, MissingExtra, RL2MLError
 from rl2ml_core.objective.advantages import AdvantageTable
+from rl2ml_core.objective.analysis import Analysis, Identity, NearestGamma, analyze, identify, nearest_gamma
 from rl2ml_core.objective.baselines import BASELINES, rl2ml_table
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
 from rl2ml_core.objective.family import objective_value, objective_weight, success_weights, update_scales
 from rl2ml_core.objective.objective import Objective
 from rl2ml_core.objective.population import BetaPrior, MeasuredScores, Population, ScoreModel
+from rl2ml_core.objective.truncation import (
+    TruncationWindow,
+    affordable_order,
+    needed_order,
+    truncation_tail,
+    truncation_window,
+)
 from rl2ml_core.pilot.histogram import PilotHistogram
-from rl2ml_core.pilot.tables import read_pilot
+from rl2ml_core.pilot.metadata import Conditions
+from rl2ml_core.pilot.prior import FittedPrior, fit_prior
+from rl2ml_core.pilot.tables import read_pilot, read_pilot_groups
+from rl2ml_core.selection.comparison import Comparison, compare
+from rl2ml_core.selection.groups import GroupedRecommendation, recommend_groups
 from rl2ml_core.selection.metrics import LogSuccess, Metric, Mixture, PassAtK, parse_metric
 from rl2ml_core.selection.recommend import Recommendation, recommend
 from rl2ml_core.version import METHOD_VERSION, __version__
@@ -27,7 +39,13 @@ __all__ = [
     "KNOWN_TRAINERS",
     "METHOD_VERSION",
     "AdvantageTable",
+    "Analysis",
     "BetaPrior",
+    "Comparison",
+    "Conditions",
+    "FittedPrior",
+    "GroupedRecommendation",
+    "Identity",
     "InvalidInput",
     "InvalidTable",
     "LogSuccess",
@@ -35,6 +53,7 @@ __all__ = [
     "Metric",
     "MissingExtra",
     "Mixture",
+    "NearestGamma",
     "Objective",
     "PassAtK",
     "PilotHistogram",
@@ -42,14 +61,26 @@ __all__ = [
     "RL2MLError",
     "Recommendation",
     "ScoreModel",
+    "TruncationWindow",
     "__version__",
+    "affordable_order",
+    "analyze",
+    "compare",
+    "fit_prior",
+    "identify",
     "known_table",
+    "nearest_gamma",
+    "needed_order",
     "objective_value",
     "objective_weight",
     "parse_metric",
     "read_pilot",
+    "read_pilot_groups",
     "recommend",
+    "recommend_groups",
     "rl2ml_table",
     "success_weights",
+    "truncation_tail",
+    "truncation_window",
     "update_scales",
 ]

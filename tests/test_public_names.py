@@ -10,9 +10,12 @@ import rl2ml_core as rl2ml
 DOCUMENTED = [
     *["objective_weight", "success_weights", "update_scales", "objective_value"],
     *["AdvantageTable", "rl2ml_table", "BASELINES", "known_table", "KNOWN_TRAINERS", "Objective"],
+    *["analyze", "Analysis", "identify", "Identity", "nearest_gamma", "NearestGamma"],
     *["Population", "BetaPrior", "ScoreModel", "MeasuredScores"],
-    *["PilotHistogram", "read_pilot"],
+    *["truncation_tail", "needed_order", "affordable_order", "truncation_window", "TruncationWindow"],
+    *["PilotHistogram", "read_pilot", "read_pilot_groups", "Conditions", "fit_prior", "FittedPrior"],
     *["Metric", "PassAtK", "LogSuccess", "Mixture", "parse_metric", "recommend", "Recommendation"],
+    *["recommend_groups", "GroupedRecommendation", "compare", "Comparison"],
     *["RL2MLError", "InvalidInput", "InvalidTable", "MissingExtra"],
     *["__version__", "METHOD_VERSION"],
 ]

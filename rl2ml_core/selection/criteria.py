@@ -4,36 +4,44 @@ A criterion turns G advantage tables into a few terms per cell, [terms, C, G], w
 into one number per table. Shapes: C cells, G tables, D draws of prompt weights, N rollouts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from rl2ml_core.checks import Array
-from rl2ml_core.objective.advantages import gradient_moments, score_lengths
-from rl2ml_core.objective.baselines import Baseline
+from rl2ml_core.objective.advantages import energy_moments, gradient_moments, score_lengths
 from rl2ml_core.objective.population import Population, ScoreModel
 from rl2ml_core.selection.metrics import Metric
 
-__all__ = ["Criterion", "Paper", "PreparedWeights", "RmsGain"]
+__all__ = ["Criterion", "Paper", "RmsGain", "Tables", "Weighted"]
 
 
 _KEPT_VALUES = 1 << 23
 _TINY = 1e-300
 
+#: Success and failure advantages of G tables, two arrays [G, N+1].
+Tables = tuple[Array, Array]
+
 
 @dataclass(frozen=True, eq=False)
-class PreparedWeights:
-    """Success weights β of G objectives, [G, N], with the products that energies are quadratic forms of."""
+class Weighted:
+    """Terms of G tables for any weights of the cells: one evaluation serves all bootstrap draws."""
 
-    values: Array
-    squares: Array  # β_m²
-    neighbors: Array  # β_{m−1} β_m, [G, N−1]
+    cells: Array  # [C, width]: what is weighed, linear in the terms
+    finish: Callable[[Array], Array]  # [D, width] → [terms, D, G]
+
+    def __call__(self, weights: Array) -> Array:
+        """Terms [terms, D, G] of weights [D, C]."""
+        return self.finish(weights @ self.cells)
 
     @classmethod
-    def of(cls, weights: Array) -> "PreparedWeights":
-        return cls(weights, weights**2, weights[:, :-1] * weights[:, 1:])
+    def of(cls, terms: Array) -> "Weighted":
+        """From the terms of every cell, [terms, C, G]."""
+        count, _, tables = terms.shape
+        cells = np.moveaxis(terms, 0, 1).reshape(-1, count * tables)
+        return cls(cells, lambda sums: np.moveaxis(sums.reshape(-1, count, tables), 1, 0))
 
 
 class Criterion(Protocol):
@@ -43,16 +51,8 @@ class Criterion(Protocol):
         """Population terms of G tables [G, N+1]: [terms, G]."""
         ...
 
-    def per_cell(self, success: Array, failure: Array) -> Array:
-        """The same terms for every cell, [terms, C, G]: weighted by prompts they add up to any bootstrap draw's."""
-        ...
-
-    def family_totals(self, weights: PreparedWeights, baseline: Baseline) -> Array:
-        """`totals` of the tables that a baseline makes of G success weights."""
-        ...
-
-    def family_per_cell(self, weights: PreparedWeights, baseline: Baseline) -> Array:
-        """`per_cell` of them."""
+    def weighted(self, parts: Sequence[Tables]) -> Weighted:
+        """The same terms of all parts' tables, for any weights of the cells."""
         ...
 
     def combine(self, terms: Array, kappa: Array | float) -> Array:
@@ -63,10 +63,8 @@ class Criterion(Protocol):
 class RmsGain:
     """A/√V: predicted gain of the metric per root-mean-square length of the update. E11, E12.
 
-    A = E[v' w ℓ] and V = E‖ĝ‖² under the κ-model, per prompt:
-    A = κ Σ_m (s_{m+1} − t_m) a_m,
-    V = Σ_m (S_m s²_{m+1} + F_m t²_m) + κ Σ_{m=1}^{N−1} e_m (s²_{m+1} − 2 s_m t_m + t²_{m−1})
-    with S_m = E[p B_m]/N, F_m = E[(1−p) B_m]/N, e_m = (m/N) E[p(1−p)² B_m], a_m = E[v' p²(1−p)² B_m].
+    A = E[v' w ℓ] and V = E‖ĝ‖² under the κ-model, per prompt: A = κ Σ_m (s_{m+1} − t_m) a_m with
+    a_m = E[v' p²(1−p)² B_m], and V as in `energy_moments`.
     """
 
     def __init__(self, population: Population, metric: Metric, num_rollouts: int) -> None:
@@ -84,22 +82,18 @@ class RmsGain:
         self._total = total / population.weights.sum()
 
     def totals(self, success: Array, failure: Array) -> Array:
-        return self._apply(self._total[None], success, failure)[:, 0]
+        return self._apply(self._total[None], _products(success, failure))[:, 0]
 
-    def family_totals(self, weights: PreparedWeights, baseline: Baseline) -> Array:
-        return self._apply_family(self._total[None], weights, baseline)[:, 0]
-
-    def family_per_cell(self, weights: PreparedWeights, baseline: Baseline) -> Array:
-        terms = np.zeros((3, self._population.weights.size, weights.values.shape[0]))
+    def weighted(self, parts: Sequence[Tables]) -> Weighted:
+        products = [_products(*part) for part in parts]
+        tables = sum(success.shape[0] for success, _ in parts)
+        if len(parts) == 1 and self._width <= 3 * tables:  # whichever leaves fewer numbers per cell to weigh
+            coefficients = np.concatenate([block for _, block in self._blocks()])
+            return Weighted(coefficients, lambda sums: self._apply(sums, products[0]))
+        terms = np.empty((3, self._population.weights.size, tables))
         for where, coefficients in self._blocks():
-            terms[:, where] = self._apply_family(coefficients, weights, baseline)
-        return terms
-
-    def per_cell(self, success: Array, failure: Array) -> Array:
-        terms = np.zeros((3, self._population.weights.size, success.shape[0]))
-        for where, coefficients in self._blocks():
-            terms[:, where] = self._apply(coefficients, success, failure)
-        return terms
+            terms[:, where] = np.concatenate([self._apply(coefficients, part) for part in products], axis=-1)
+        return Weighted.of(terms)
 
     def combine(self, terms: Array, kappa: Array | float) -> Array:
         gain, noise, coupling = terms
@@ -124,47 +118,24 @@ class RmsGain:
     def _coefficients(self, block: Population) -> Array:
         """a [N], S [N], F [N] and e [N−1] of every cell, side by side: [C, 4N−1]."""
         n = self._num_rollouts
-        moments = block.bernstein(n - 1)
-        success = moments(1, 0)
         coefficients = np.empty((block.weights.size, self._width))
         coefficients[:, :n] = self._metric.signal(block, n)
-        coefficients[:, n : 2 * n] = success / n
-        coefficients[:, 2 * n : 3 * n] = (moments.law - success) / n
-        coefficients[:, 3 * n :] = (moments.failed(success, 1, 2) * (np.arange(n) / n))[:, 1:]
+        coefficients[:, n : 2 * n], coefficients[:, 2 * n : 3 * n], coefficients[:, 3 * n :] = energy_moments(block, n)
         return coefficients
 
-    def _apply(self, coefficients: Array, success: Array, failure: Array) -> Array:
+    def _apply(self, coefficients: Array, products: tuple[Array, Array, Array]) -> Array:
         """Gain, noise and coupling of G tables for every row of coefficients: [3, rows, G]."""
         n = self._num_rollouts
-        s, t = success[:, 1:], failure[:, :-1]  # s_{m+1} and t_m, m = 0..N−1
-        gain = coefficients[:, :n] @ (s - t).T
-        noise = coefficients[:, n : 3 * n] @ np.concatenate([s**2, t**2], axis=1).T
-        pairs = s[:, 1:] ** 2 - 2 * s[:, :-1] * t[:, 1:] + t[:, :-1] ** 2
-        return np.stack([gain, noise, coefficients[:, 3 * n :] @ pairs.T])
+        parts = coefficients[:, :n], coefficients[:, n : 3 * n], coefficients[:, 3 * n :]
+        return np.stack([part @ product for part, product in zip(parts, products, strict=True)])
 
-    def _apply_family(self, coefficients: Array, weights: PreparedWeights, baseline: Baseline) -> Array:
-        """The same of a baseline's tables, [3, rows, G], without building them while γ is searched.
 
-        With s_{m+1} = β_m(1−e_m) − c and t_m = −β_m e_m − c the energy is a tridiagonal quadratic form in β.
-        """
-        n = self._num_rollouts
-        signal, s, f = (coefficients[:, i * n : (i + 1) * n] for i in range(3))
-        coupled = coefficients[:, 3 * n :]
-        lost, c = baseline.shares, baseline.constant
-        kept = 1 - lost
-        diagonal = np.zeros((coefficients.shape[0], n))
-        diagonal[:, 1:] = coupled * kept[1:] ** 2
-        diagonal[:, :-1] += coupled * lost[:-1] ** 2
-        terms = np.empty((3, coefficients.shape[0], weights.values.shape[0]))
-        terms[0] = signal @ weights.values.T
-        terms[1] = (s * kept**2 + f * lost**2) @ weights.squares.T
-        terms[2] = diagonal @ weights.squares.T + (coupled * (2 * kept[:-1] * lost[1:])) @ weights.neighbors.T
-        if c:
-            steps = weights.values[:, :-1] - weights.values[:, 1:]
-            linear = (f * lost - s * kept) @ weights.values.T
-            terms[1] += 2 * c * linear + c**2 * (s + f).sum(axis=1, keepdims=True)
-            terms[2] += 2 * c * (coupled @ steps.T)
-        return terms
+def _products(success: Array, failure: Array) -> tuple[Array, Array, Array]:
+    """What gain, noise and coupling are linear in, of G tables: [N, G], [2N, G] and [N−1, G]."""
+    s, t = success.T[1:], failure.T[:-1]  # s_{m+1} and t_m, m = 0..N−1
+    squares = np.concatenate([s, t]) ** 2
+    n = len(s)
+    return s - t, squares, squares[1:n] - 2 * s[:-1] * t[1:] + squares[n:-1]
 
 
 class Paper:
@@ -190,15 +161,12 @@ class Paper:
         self._lengths = score_lengths(score_model, p)
 
     def totals(self, success: Array, failure: Array) -> Array:
-        return np.asarray(np.einsum("c,tcg->tg", self._points.weights, self.per_cell(success, failure)))
+        return np.asarray(np.einsum("c,tcg->tg", self._points.weights, self._per_cell(success, failure)))
 
-    def family_totals(self, weights: PreparedWeights, baseline: Baseline) -> Array:
-        return self.totals(*baseline.tables(weights.values))
+    def weighted(self, parts: Sequence[Tables]) -> Weighted:
+        return Weighted.of(np.concatenate([self._per_cell(*part) for part in parts], axis=-1))
 
-    def family_per_cell(self, weights: PreparedWeights, baseline: Baseline) -> Array:
-        return self.per_cell(*baseline.tables(weights.values))
-
-    def per_cell(self, success: Array, failure: Array) -> Array:
+    def _per_cell(self, success: Array, failure: Array) -> Array:
         terms = np.zeros((3, self._points.weights.size, success.shape[0]))
         for where, block in self._points.blocks(self._num_rollouts + 1):
             law = block.bernstein(self._num_rollouts).law

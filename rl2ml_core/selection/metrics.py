@@ -6,9 +6,8 @@ itself; both in closed form for pass@k, by quadrature for the logarithm. Shapes:
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,12 +15,12 @@ import numpy as np
 from rl2ml_core.checks import Array, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.population import Population
+from rl2ml_core.objective.quadrature import expectations, quadrature_nodes
 
 __all__ = ["LogSuccess", "Metric", "Mixture", "PassAtK", "parse_metric", "quadrature_nodes"]
 
 MAX_K = 1_000_000
 MAX_PARTS = 64
-_VALUES_AT_ONCE = 1 << 20  # 8 MB; a Bernstein basis up to this size is kept between calls
 
 
 class Metric(Protocol):
@@ -103,14 +102,14 @@ class LogSuccess:
 
         # v(1) − v(p) less its chord vanishes at both ends: what is left over p q is smooth under the tilted law.
         (log_q, _), (log_pq, tilted) = population.raised(0, 1), population.raised(1, 1)
-        return np.asarray(np.exp(log_q) + np.exp(log_pq) * _expect(tilted, rest, 0)[:, 0] / span)
+        return np.asarray(np.exp(log_q) + np.exp(log_pq) * expectations(tilted, rest, 0)[:, 0] / span)
 
     def signal(self, population: Population, num_rollouts: int) -> Array:
         logs, tilted = population.raised(2, 2)
         if population.prior is None:
             scales = np.exp(logs + np.log(self.slope(population.pass_rates)))
             return np.asarray(scales[:, None] * population.bernstein(num_rollouts - 1).law)
-        return np.exp(logs)[:, None] * _expect(tilted, lambda p, _: self.slope(p), num_rollouts - 1)
+        return np.exp(logs)[:, None] * expectations(tilted, lambda p, _: self.slope(p), num_rollouts - 1)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": "log_success", "tau": self.tau}
@@ -223,58 +222,3 @@ def _weight(weight: float, metric: Metric) -> float:
         return finite_number(weight, f"the weight of {metric.name}", minimum=least, maximum=1e12)
     except InvalidInput as error:
         raise InvalidInput(str(error), field="metric.parts") from None
-
-
-def quadrature_nodes(narrowest: float) -> int:
-    """Points that resolve a law of p as narrow as after so many rollouts (pilot, prior and training together). E13."""
-    return 64 * math.ceil(max(320, 8 * math.sqrt(narrowest)) / 64)
-
-
-def _expect(population: Population, function: Callable[[Array, Array], Array], degree: int) -> Array:
-    """E[f(p, 1−p) B_m(p)] per cell, [C, degree+1], by a midpoint rule with crowded ends. E13."""
-    num_nodes = quadrature_nodes(float((population.shape_success + population.shape_failure).max()) + degree)
-    sine, cosine, log_jacobian = _nodes(num_nodes)
-    # Beta(a, b) has the density p^(a−½) q^(b−½) over θ, up to a constant that normalizing removes.
-    exponents = np.stack([2 * population.shape_success - 1, 2 * population.shape_failure - 1], axis=1)
-    log_density = np.stack([np.log(sine), np.log(cosine)])
-    values = function(sine**2, cosine**2)
-    found = np.empty((population.weights.size, degree + 1))
-    rows = max(1, _VALUES_AT_ONCE // num_nodes)
-    for start in range(0, len(found), rows):
-        logs = exponents[start : start + rows] @ log_density + log_jacobian
-        law = np.exp(logs - logs.max(axis=1, keepdims=True))
-        law *= values / law.sum(axis=1, keepdims=True)
-        found[start : start + rows] = _times_basis(law, sine, cosine, degree)
-    return found
-
-
-def _times_basis(law: Array, sine: Array, cosine: Array, degree: int) -> Array:
-    """law [C, Q] times B_m at the nodes [Q, degree+1]."""
-    if sine.size * (degree + 1) <= _VALUES_AT_ONCE:
-        return np.asarray(law @ _basis(sine.size, degree))
-    columns = max(1, _VALUES_AT_ONCE // (degree + 1))
-    parts = [slice(start, start + columns) for start in range(0, sine.size, columns)]
-    return np.asarray(sum(law[:, part] @ _basis_at(sine[part], cosine[part], degree) for part in parts))
-
-
-@lru_cache(maxsize=8)
-def _nodes(num_nodes: int) -> tuple[Array, Array, Array]:
-    """sin(θ/2), cos(θ/2) and log dθ/dt at midpoints t of (0, π), θ = t − sin(2t)/2: p = sin²(θ/2)."""
-    t = (np.arange(num_nodes) + 0.5) * (np.pi / num_nodes)
-    near = np.minimum(t, np.pi - t)  # by symmetry, so that the small one of p and 1−p keeps its digits
-    half = (near - np.sin(2 * near) / 2) / 2
-    lower, upper = np.sin(half), np.cos(half)
-    past = t > np.pi / 2
-    return np.where(past, upper, lower), np.where(past, lower, upper), 2 * np.log(np.sin(t))
-
-
-@lru_cache(maxsize=8)
-def _basis(num_nodes: int, degree: int) -> Array:
-    sine, cosine, _ = _nodes(num_nodes)
-    return _basis_at(sine, cosine, degree)
-
-
-def _basis_at(sine: Array, cosine: Array, degree: int) -> Array:
-    """B_m at p = sine², [Q, degree+1]."""
-    points = Population(sine**2, cosine**2, np.ones(sine.size), prior=None)
-    return points.bernstein(degree).law

@@ -3,26 +3,34 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, Q interpolation nodes, N rollouts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from rl2ml_core.checks import Array, choice, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.advantages import AdvantageTable
-from rl2ml_core.objective.baselines import Baseline, resolve_baseline
+from rl2ml_core.objective.baselines import Estimator
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
-from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS, success_weights
+from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS
 from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
 from rl2ml_core.pilot.histogram import PilotHistogram
-from rl2ml_core.pilot.prior import posterior
-from rl2ml_core.selection.chebyshev import Interpolant, first_degree, interpolate, piece_edges
-from rl2ml_core.selection.criteria import Criterion, Paper, PreparedWeights, RmsGain
+from rl2ml_core.pilot.prior import FittedPrior
+from rl2ml_core.selection.chebyshev import Interpolant, first_degree, grid_and_matrix, interpolate, piece_edges
+from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
 from rl2ml_core.selection.metrics import Metric, parse_metric
 
-__all__ = ["ALWAYS_ASSUMED", "CRITERIA", "DEFAULT_VARIANCE_PENALTY", "Problem", "Solution", "Trainer", "solve"]
+__all__ = [
+    "ALWAYS_ASSUMED",
+    "CRITERIA",
+    "DEFAULT_VARIANCE_PENALTY",
+    "Problem",
+    "Solution",
+    "Trainer",
+    "solve",
+    "stack",
+]
 
 CRITERIA = ("rms_gain", "paper")
 #: What every answer rests on, as stable codes.
@@ -33,8 +41,7 @@ DEFAULT_VARIANCE_PENALTY = 0.01
 #: A metric with less expected headroom than this share of its range is saturated on the pilot.
 SATURATED_HEADROOM = 1e-3
 _RL_AND_MAXRL = np.array([0.0, 1.0])
-_KEPT_WEIGHTS = 1 << 17  # a megabyte at most for each range and N
-_VALUES_AT_ONCE = 1 << 20
+_VALUES_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +54,13 @@ class Problem:
     num_rollouts: int
     gamma_min: float
     gamma_max: float
-    baseline_name: str
-    baseline: Baseline  # of the estimator that ships
-    valued: Baseline  # of the estimator that the criterion values
+    estimator: Estimator  # that ships
+    valued: Estimator  # that the criterion values
     scores: ScoreModel
     criterion: Criterion
+    criterion_under: Callable[[Population], Criterion]  # the same were the population another
+    fitted: FittedPrior | None  # what the pilot says of its prior; None without a pilot
+    prior_is_fitted: bool
 
     @classmethod
     def of(
@@ -66,6 +75,8 @@ class Problem:
         prior: BetaPrior | str,
         score_model: ScoreModel | None,
         baseline: str,
+        order: int | None,
+        filter_groups: bool,
     ) -> "Problem":
         if not isinstance(pilot, (PilotHistogram, Population)):
             raise InvalidInput(
@@ -87,24 +98,27 @@ class Problem:
                     "variance_penalty belongs to criterion 'paper'; 'rms_gain' needs none", field="variance_penalty"
                 )
             penalty = finite_number(variance_penalty, "variance_penalty", minimum=0, maximum=1e6)
-        population = pilot if isinstance(pilot, Population) else posterior(pilot, prior)
+        population = pilot if isinstance(pilot, Population) else pilot.population(prior)
         if score_model is not None and not isinstance(score_model, ScoreModel):
             raise InvalidInput(f"score_model must be a ScoreModel; got {score_model!r:.60}", field="score_model")
-        if criterion == "paper":
-            scores = score_model or ScoreModel.paper()
-            if scores.kappa_spread:
-                raise InvalidInput("criterion 'paper' draws no κ: it takes no kappa_spread", field="score_model")
-            valued: Criterion = Paper(population, judged, n, scores, penalty)
-        else:
-            scores = score_model or ScoreModel()
-            if scores.name == "paper":
-                raise InvalidInput(
-                    "criterion 'rms_gain' takes ScoreModel(kappa=…); ScoreModel.paper() serves criterion 'paper'",
-                    field="score_model",
-                )
-            valued = RmsGain(population, judged, n)
-        name = resolve_baseline(baseline, population)
-        shipped = Baseline.named(name, n, population)
+        scores = score_model or (ScoreModel.paper() if criterion == "paper" else ScoreModel())
+        if criterion == "paper" and scores.kappa_spread:
+            raise InvalidInput("criterion 'paper' draws no κ: it takes no kappa_spread", field="score_model")
+        if criterion != "paper" and scores.name == "paper":
+            raise InvalidInput(
+                "criterion 'rms_gain' takes ScoreModel(kappa=…); ScoreModel.paper() serves criterion 'paper'",
+                field="score_model",
+            )
+
+        def criterion_under(people: Population) -> Criterion:
+            if criterion == "paper":
+                return Paper(people, judged, n, scores, penalty)
+            return RmsGain(people, judged, n)
+
+        shipped = Estimator.named(baseline, n, population, scores, order, filter_groups)
+        if n == 1 and (shipped.filter_groups or shipped.name == "group_centered"):
+            what = "a trainer that drops groups of equal rewards" if filter_groups else "baseline 'group_centered'"
+            raise InvalidInput(f"{what} needs at least 2 rollouts per prompt; got 1", field="num_rollouts")
         return cls(
             pilot=pilot if isinstance(pilot, PilotHistogram) else None,
             population=population,
@@ -112,44 +126,33 @@ class Problem:
             num_rollouts=n,
             gamma_min=low,
             gamma_max=high,
-            baseline_name=name,
-            baseline=shipped,
+            estimator=shipped,
             # Eq. 3 is the variance of the direct estimator.
-            valued=Baseline.named("none", n, None) if criterion == "paper" else shipped,
+            valued=Estimator.named("none", n, None, order=order) if criterion == "paper" else shipped,
             scores=scores,
-            criterion=valued,
+            criterion=criterion_under(population),
+            criterion_under=criterion_under,
+            fitted=pilot.fitted_prior if isinstance(pilot, PilotHistogram) else None,
+            prior_is_fitted=isinstance(prior, str) and prior == "empirical_bayes",
         )
 
-    def search(self, gamma: Array) -> Array:
-        """The criterion's terms at each γ that is searched, [terms, G]."""
-        return self._in_parts(gamma, lambda weights: self.criterion.family_totals(weights, self.valued))
+    def tables(self, gamma: Array) -> list[Tables]:
+        """The valued tables at every γ, in parts that stay within a few megabytes."""
+        rows = max(1, _VALUES_AT_ONCE // self.num_rollouts)
+        return [self.valued.tables(gamma[start : start + rows]) for start in range(0, gamma.size, rows)]
 
-    def search_per_cell(self, gamma: Array) -> Array:
-        """The same for every cell, [terms, C, G]."""
-        return self._in_parts(gamma, lambda weights: self.criterion.family_per_cell(weights, self.valued))
+    def under(self, prior: BetaPrior) -> Criterion:
+        """The criterion were the prior another."""
+        people = self.population
+        return self.criterion_under(Population.trusted(people.successes, people.failures, people.weights, prior))
 
     def terms(self, *tables: AdvantageTable) -> Array:
         """The criterion's terms of any tables, [terms, tables]."""
-        return self.criterion.totals(np.array([t.success for t in tables]), np.array([t.failure for t in tables]))
+        return self.criterion.totals(*stack(*tables))
 
     def values(self, terms: Array) -> Array:
         """The criterion of terms [terms, G] → [G]."""
         return self.criterion.combine(terms, self.scores.kappa)
-
-    def table(self, gamma: float, *, valued: bool = False) -> AdvantageTable:
-        """The table that training uses at a γ; or, `valued`, the one that the criterion values."""
-        weights = success_weights(gamma, self.num_rollouts)
-        success, failure = (self.valued if valued else self.baseline).tables(weights[None])
-        return AdvantageTable.trusted(success[0], failure[0])
-
-    def _in_parts(self, gamma: Array, function: Callable[[PreparedWeights], Array]) -> Array:
-        """`function` of the success weights at every γ, of so many at a time that they stay within a few megabytes."""
-        if gamma.size * self.num_rollouts <= _KEPT_WEIGHTS:
-            return function(_kept_weights(gamma.tobytes(), self.num_rollouts))
-        rows = max(1, _VALUES_AT_ONCE // self.num_rollouts)
-        parts = [gamma[start : start + rows] for start in range(0, gamma.size, rows)]
-        found = [function(PreparedWeights.of(success_weights(part, self.num_rollouts))) for part in parts]
-        return np.concatenate(found, axis=-1)
 
     def why_uninformative(self) -> str | None:
         """Why no γ can be told from this pilot, or None."""
@@ -177,10 +180,9 @@ class Problem:
         return stated
 
 
-@lru_cache(maxsize=32)
-def _kept_weights(gamma: bytes, num_rollouts: int) -> PreparedWeights:
-    """Success weights where a range is searched: the same for every pilot."""
-    return PreparedWeights.of(success_weights(np.frombuffer(gamma), num_rollouts))
+def stack(*tables: AdvantageTable) -> Tables:
+    """Several tables as two arrays [tables, N+1]."""
+    return np.array([table.success for table in tables]), np.array([table.failure for table in tables])
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,17 +205,13 @@ class Trainer:
             return cls("table", "your table", current)
         if not isinstance(current, str):
             gamma = finite_number(current, "current", minimum=0, maximum=MAX_GAMMA)
-            return cls(f"gamma={gamma:g}", f"your γ={gamma:g}", problem.table(gamma))
+            return cls(f"gamma={gamma:g}", f"your γ={gamma:g}", problem.estimator.table(gamma))
         name = choice(current, "current", KNOWN_TRAINERS)
-        spoken = f"your {_SPOKEN.get(name, name.upper())}"
-        if n < KNOWN_TRAINERS[name].least_rollouts:
-            return cls(
-                name, spoken, None, f"{name} has no gradient with {n} rollout per prompt, so nothing to compare."
-            )
-        return cls(name, spoken, known_table(name, n))
-
-
-_SPOKEN = {"dr_grpo": "Dr. GRPO", "maxrl": "MaxRL", "maxrl_centered": "MaxRL"}
+        spoken = f"your {KNOWN_TRAINERS[name].label}"
+        try:
+            return cls(name, spoken, known_table(name, n))
+        except InvalidInput as error:
+            return cls(name, spoken, None, f"{str(error).partition(';')[0]}: there is nothing to compare with.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,25 +223,57 @@ class Solution:
     table: AdvantageTable  # that the criterion values at the best γ
     stationary: Array
     interpolant: Interpolant
-    gammas: Array  # all that were searched: the Q interpolation nodes, the piece edges, 0 and 1
+    gammas: Array  # all that were searched: the Q interpolation nodes and the piece edges
     node_values: Array  # [Q]
     node_terms: Array  # [terms, Q]
-    terms: Array  # at the best γ, [terms, 1]
-    current_terms: Array | None  # of the trainer in use, [terms, 1]
-    at_zero: float
-    at_one: float
-    at_current: float | None
+    fixed_terms: Array  # of the fixed tables, [terms, T]
+    grid: Array  # an even grid over the range, [R]
+    to_grid: Array  # from values at the nodes to the interpolant there, [Q, R]
+    fixed: dict[str, AdvantageTable]  # "shipped" (as the criterion values it), "rl", "maxrl", "current" and others
+    values: dict[str, float]  # the criterion of each
+
+    @property
+    def nodes(self) -> Array:
+        """γ at the interpolation nodes, [Q]."""
+        return self.gammas[: self.node_values.size]
+
+    @property
+    def curve(self) -> Array:
+        """The criterion on the grid, [R]."""
+        return np.asarray(self.node_values @ self.to_grid)
+
+    def place(self, name: str) -> int | None:
+        """Where a fixed table stands among them."""
+        return list(self.fixed).index(name) if name in self.fixed else None
+
+    def gain_over(self, name: str) -> float | None:
+        """The relative gain over one of them; None where it gains nothing, or is not there."""
+        other = self.values.get(name, 0.0)
+        return self.value / other - 1 if other > 0 else None
+
+    def valued_tables(self, problem: Problem) -> list[Tables]:
+        """The tables at the nodes, then the fixed ones, in one part where they are small."""
+        parts = [*problem.tables(self.nodes), stack(*self.fixed.values())]
+        if len(parts) > 2:
+            return parts
+        success, failure = zip(*parts, strict=True)
+        return [(np.concatenate(success), np.concatenate(failure))]
 
 
-def solve(problem: Problem, trainer: Trainer) -> Solution:
-    """The global maximum of the criterion on the problem's range, with its certificate. E16."""
+def solve(problem: Problem, trainers: Mapping[str, AdvantageTable]) -> Solution:
+    """The global maximum of the criterion on the problem's range, with its certificate, and its value elsewhere. E16.
+
+    Args:
+        problem: the question.
+        trainers: tables to compare with, by name, such as "current".
+    """
     edges = piece_edges(problem.gamma_min, problem.gamma_max)
     searched: dict[str, Array] = {}
 
     def evaluate(nodes: Array) -> Array:
-        """The criterion at the nodes; on the way at the piece edges, γ = 0 and γ = 1."""
-        gammas = np.concatenate([nodes, edges, _RL_AND_MAXRL])
-        terms = problem.search(gammas)
+        """The criterion at the nodes; on the way at the piece edges."""
+        gammas = np.concatenate([nodes, edges])
+        terms = np.concatenate([problem.criterion.totals(*part) for part in problem.tables(gammas)], axis=-1)
         values = problem.values(terms)
         searched.update(gammas=gammas, terms=terms, values=values)
         return values[: nodes.size]
@@ -260,10 +290,13 @@ def solve(problem: Problem, trainer: Trainer) -> Solution:
         height = found(point)
         if height > value:
             gamma, value = point, height
-    # The answer's own value is exact, with that of the trainer in use.
-    table = problem.table(gamma, valued=True)
-    exact_terms = problem.terms(table) if trainer.table is None else problem.terms(table, trainer.table)
+    # Exact values: of the answer, and of what it is compared with.
+    table = problem.valued.table(gamma)
+    rl, maxrl = map(problem.valued.table, _RL_AND_MAXRL.tolist())
+    fixed = {"shipped": table, "rl": rl, "maxrl": maxrl, **trainers}
+    exact_terms = problem.terms(*fixed.values())
     exact = problem.values(exact_terms).tolist()
+    grid, to_grid = grid_and_matrix(problem.gamma_min, problem.gamma_max, found.degree)
     return Solution(
         gamma=gamma,
         value=exact[0],
@@ -273,9 +306,9 @@ def solve(problem: Problem, trainer: Trainer) -> Solution:
         gammas=gammas,
         node_values=node_values,
         node_terms=terms[:, :nodes],
-        terms=exact_terms[:, :1],
-        current_terms=None if trainer.table is None else exact_terms[:, 1:],
-        at_zero=float(values[-2]),
-        at_one=float(values[-1]),
-        at_current=None if trainer.table is None else exact[1],
+        fixed_terms=exact_terms,
+        grid=grid,
+        to_grid=to_grid,
+        fixed=fixed,
+        values=dict(zip(fixed, exact, strict=True)),
     )

@@ -3,34 +3,51 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, N rollouts per prompt.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rl2ml_core.checks import Array, finite_number, integer
+from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.advantages import AdvantageTable
 from rl2ml_core.objective.objective import Objective
 from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
-from rl2ml_core.pilot.diagnostics import LEAST_PROMPTS, Diagnostic, pilot_diagnostics, set_by_prior
+from rl2ml_core.pilot.diagnostics import LEAST_PROMPTS, Diagnostic, pilot_diagnostics
 from rl2ml_core.pilot.histogram import PilotHistogram
+from rl2ml_core.pilot.metadata import Conditions, conditions_diagnostics
 from rl2ml_core.selection.calibration import LearningRate, calibrate
-from rl2ml_core.selection.chebyshev import (
-    Certificate,
-    grid_and_matrix,
-)
-from rl2ml_core.selection.criteria import RmsGain
+from rl2ml_core.selection.chebyshev import Certificate
+from rl2ml_core.selection.criteria import Criterion, RmsGain
 from rl2ml_core.selection.metrics import Metric
 from rl2ml_core.selection.problem import ALWAYS_ASSUMED, Problem, Solution, Trainer, solve
-from rl2ml_core.selection.uncertainty import Interval, NearOptimal, draw, kappa_draws, near_optimal, peaks
+from rl2ml_core.selection.sensitivity import (
+    Assumed,
+    corollary_4_2,
+    kappa_diagnostics,
+    kappa_sensitivity,
+    other_criterion,
+    other_priors,
+    prior_diagnostics,
+    prior_sensitivity,
+)
+from rl2ml_core.selection.status import FLAT_LOSS, regime_of, status_of
+from rl2ml_core.selection.uncertainty import (
+    Draws,
+    Interval,
+    NearOptimal,
+    draw,
+    kappa_draws,
+    near_optimal,
+    spread_of_fit,
+    spread_of_strength,
+)
 from rl2ml_core.version import METHOD_VERSION, __version__
 
 __all__ = ["Curve", "Recommendation", "recommend"]
 
-#: A share of the criterion below which a difference does not matter.
-FLAT_LOSS = 0.01
 MAX_BOOTSTRAP = 100_000
-_SENSITIVITY_KAPPAS = (0.01, 0.03, 0.1, 0.3, 1.0)
 _CURVE_EVERY = 2
 
 
@@ -63,19 +80,22 @@ class Recommendation:
     gamma: float | None
     status: str
     regime: str | None
-    interval: Interval | None  # for the best γ, prompts and κ uncertain
+    interval: Interval | None  # for the best γ: prompts, κ and the prior uncertain
     sampling_interval: Interval | None  # prompts alone
     near_optimal: NearOptimal | None
     probability_subcritical: float | None  # P(best γ < 1)
     expected_regret: float | None  # mean share of the criterion that the shipped γ loses
-    predicted_gain_over: dict[str, float | None]  # of "rl", "maxrl" and "current", relative
+    predicted_gain_over: dict[str, float | None]  # of "rl", "maxrl", "current" and any others, relative
+    gain_intervals: dict[str, Interval | None]  # of the same: prompts, κ and the prior uncertain
     learning_rate: LearningRate | None
     objective: Objective | None
     kappa_sensitivity: list[dict[str, float]]
+    prior_sensitivity: list[Assumed]
     curve: Curve | None
     certificate: Certificate | None
     diagnostics: list[Diagnostic]
     assumptions: list[str]
+    draws: Draws | None = field(default=None, repr=False)  # behind the intervals; no part of `to_dict`
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the service's answer without its id."""
@@ -92,9 +112,11 @@ class Recommendation:
             "probability_subcritical": self.probability_subcritical,
             "expected_regret": self.expected_regret,
             "predicted_gain_over": self.predicted_gain_over,
+            "gain_intervals": {name: _fields(gain) for name, gain in self.gain_intervals.items()},
             "learning_rate": self.learning_rate.to_dict() if self.learning_rate else None,
             "objective": self.objective.to_dict() if self.objective else None,
             "kappa_sensitivity": self.kappa_sensitivity,
+            "prior_sensitivity": [row.to_dict() for row in self.prior_sensitivity],
             "curve": self.curve.to_dict() if self.curve else None,
             "certificate": _fields(self.certificate),
             "diagnostics": [found.to_dict() for found in self.diagnostics],
@@ -111,13 +133,18 @@ def recommend(
     gamma_max: float = 2.0,
     criterion: str = "rms_gain",
     variance_penalty: float | None = None,
-    prior: BetaPrior | str = BetaPrior(1, 1),  # noqa: B008  (frozen)
+    prior: BetaPrior | str = "empirical_bayes",
     score_model: ScoreModel | None = None,
     baseline: str = "bayes",
+    order: int | None = None,
+    filter_groups: bool = False,
     current: str | float | AdvantageTable = "grpo",
+    others: Mapping[str, str | float | AdvantageTable] | None = None,
     bootstrap: int = 200,
     seed: int = 0,
     level: float = 0.9,
+    sampled: Conditions | None = None,
+    training: Conditions | None = None,
 ) -> Recommendation:
     """The objective to train with: the γ that maximizes the criterion on [gamma_min, gamma_max], and its estimator.
 
@@ -130,14 +157,21 @@ def recommend(
         gamma_min, gamma_max: the range searched, within [0, 20].
         criterion: "rms_gain", gain per root-mean-square update length; or "paper", Eq. 4 with `variance_penalty`.
         variance_penalty: λ of Eq. 4; only with criterion "paper", 0.01 when None.
-        prior: BetaPrior(alpha, beta) on a prompt's pass rate, or "plug_in" for raw k/n.
+        prior: on a prompt's pass rate: "empirical_bayes" for the Beta prior that fits the pilot best, a
+            BetaPrior(alpha, beta), or "plug_in" for raw k/n.
         score_model: ScoreModel(kappa, kappa_spread); the default uses κ = 0.1 and draws κ from [0.01, 1] for the
             interval.
         baseline: a key of `BASELINES`.
+        order: M ≤ N, the truncation order to train with; N when None. See `truncation_window`.
+        filter_groups: whether the trainer drops groups of equal rewards (DAPO, verl's filter_groups): the estimator
+            then leaves them without advantages, so that nothing is lost.
         current: the trainer in use, whose learning rate was tuned: a catalog name, a γ or an AdvantageTable.
+        others: further trainers to compare with, by names of your own; `compare` uses them.
         bootstrap: draws for the intervals; 0 for none.
         seed: of the draws.
         level: probability of the intervals.
+        sampled, training: the conditions that the pilot was sampled under and that training samples under; differences
+            are said in the diagnostics.
 
     Raises:
         InvalidInput: a value outside its range; the message says what was got and what was expected.
@@ -145,154 +179,154 @@ def recommend(
     if criterion != "paper" and isinstance(score_model, ScoreModel) and score_model.is_default:
         score_model = None
     problem = Problem.of(
-        pilot, metric, num_rollouts, gamma_min, gamma_max, criterion, variance_penalty, prior, score_model, baseline
-    )
+        pilot, metric, num_rollouts, gamma_min, gamma_max, criterion, variance_penalty, prior, score_model, baseline,
+        order, filter_groups,
+    )  # fmt: skip
     bootstrap = integer(bootstrap, "bootstrap", minimum=0, maximum=MAX_BOOTSTRAP)
     seed = integer(seed, "seed", minimum=0)
     level = finite_number(level, "level", minimum=0.5, maximum=0.999)
     trainer = Trainer.of(current, problem)
-    diagnostics = pilot_diagnostics(pilot) if isinstance(pilot, PilotHistogram) else []
+    compared = ["rl", "maxrl", "current", *(others or ())]
+    if len(set(compared) | {"shipped"}) < len(compared) + 1:
+        raise InvalidInput("others need names other than rl, maxrl, current and shipped", field="others")
+    beside = {"current": trainer} | {name: Trainer.of(other, problem) for name, other in (others or {}).items()}
+    tables = {name: other.table for name, other in beside.items() if other.table is not None}
+    diagnostics = conditions_diagnostics(sampled, training) if problem.pilot is not None else []
+    if problem.pilot is not None and problem.fitted is not None:
+        stated = None if problem.prior_is_fitted else problem.population.prior
+        diagnostics += pilot_diagnostics(problem.pilot, stated, problem.fitted)
     if trainer.table is None:
         diagnostics.append(Diagnostic("current_undefined", "info", trainer.why_undefined))
 
     reason = problem.why_uninformative()
     if reason is None:
-        solution = solve(problem, trainer)
+        solution = solve(problem, tables)
         if not solution.node_terms[0].any():  # no gain at any γ
             reason = "no prompt has both successes and failures to learn from under this prior"
     if reason is not None:
-        return _uninformative(reason, diagnostics)
+        return _uninformative(reason, diagnostics, compared)
 
-    status = _status(problem, solution, diagnostics)
-    chosen = solution.table if problem.valued is problem.baseline else problem.table(solution.gamma)
+    status = status_of(problem, solution, diagnostics)
     n = problem.num_rollouts
-    scores = problem.scores if criterion == "paper" else score_model
-    objective = Objective(solution.gamma, problem.baseline_name, problem.population, scores, n, n)
-    objective = objective._with_table(chosen)
-    learning_rate = _learning_rate(problem, solution, chosen, trainer)
-    gains = {
-        name: None if value is None or not value > 0 else solution.value / value - 1
-        for name, value in (("rl", solution.at_zero), ("maxrl", solution.at_one), ("current", solution.at_current))
-    }
-    grid, to_grid = grid_and_matrix(problem.gamma_min, problem.gamma_max, solution.interpolant.degree)
-    values = solution.node_values @ to_grid
-    near = near_optimal(grid, values, solution.gamma, solution.value, FLAT_LOSS)
+    chosen = solution.table if problem.valued is problem.estimator else problem.estimator.table(solution.gamma)
+    objective = Objective(
+        solution.gamma,
+        problem.estimator.name,
+        problem.population,
+        problem.scores if criterion == "paper" else score_model,
+        problem.estimator.order or n,
+        n,
+        filter_groups=problem.estimator.filter_groups,
+    )._with_table(chosen)
+    near = near_optimal(solution.grid, solution.curve, solution.gamma, solution.value, FLAT_LOSS)
 
-    interval = sampling = band = None
-    probability = regret = None
-    # With one rollout there is nothing to choose, and with hardly a prompt nothing to resample.
-    sample = problem.pilot
-    if bootstrap and sample is not None and sample.total_prompts >= LEAST_PROMPTS and n > 1:
-        rng = np.random.default_rng(seed)
-        known = np.full(bootstrap, problem.scores.kappa)
-        unknown = kappa_draws(score_model, bootstrap, rng) if criterion == "rms_gain" else None
-        scenarios = [known] if unknown is None else [known, unknown]
-        shipped = problem.criterion.per_cell(solution.table.success[None], solution.table.failure[None])
-        nodes = problem.search_per_cell(solution.gammas)[:, :, : solution.node_values.size]
-        per_cell = np.concatenate([nodes, shipped], axis=2)
-        # The curve's own points suffice for draws: peaks between them are refined.
-        coarse, to_coarse = grid[::_CURVE_EVERY], to_grid[:, ::_CURVE_EVERY]
-        results = draw(problem.criterion, per_cell, to_coarse, coarse, sample.num_prompts, scenarios, bootstrap, rng)
-        sampling, interval = results[0].interval(level), results[-1].interval(level)
-        band = results[-1].band(level)
-        regret = results[-1].regret
-        if problem.gamma_min < 1 < problem.gamma_max:
-            probability = float((results[-1].best < 1).mean())
+    # Other priors' criteria serve the sensitivity check and, where they are the neighbors, the draws.
+    priors = other_priors(problem)
+    criteria = {name: problem.under(prior) for name, prior in priors.items()}
+    by_prior = prior_sensitivity(problem, solution, priors, criteria)
+    by_kappa = kappa_sensitivity(problem, solution)
+    known = {prior: criteria[name] for name, prior in priors.items()}
+    alone, full = _draws(problem, solution, known, score_model, bootstrap, seed)
 
+    gains = {name: solution.gain_over(name) for name in compared}
+    gain_intervals = {name: _gain_interval(full, solution, name, level) for name in compared}
+    diagnostics += prior_diagnostics(problem, by_prior, _gain_interval(full, solution, "maxrl", level, at_kappa=True))
+    diagnostics += kappa_diagnostics(by_kappa, score_model)
+    diagnostics += other_criterion(problem, solution)
+    diagnostics += corollary_4_2(problem)
+    across = problem.gamma_min < 1 < problem.gamma_max
     return Recommendation(
         summary=_summary(status, solution, near, gains, trainer, problem),
         gamma=solution.gamma,
         status=status,
-        regime=_regime(solution.gamma),
-        interval=interval,
-        sampling_interval=sampling,
+        regime=regime_of(solution.gamma),
+        interval=full.interval(level) if full else None,
+        sampling_interval=alone.interval(level) if alone else None,
         near_optimal=near,
-        probability_subcritical=probability,
-        expected_regret=regret,
+        probability_subcritical=float((full.best < 1).mean()) if full and across else None,
+        expected_regret=full.regret if full else None,
         predicted_gain_over=gains,
-        learning_rate=learning_rate,
+        gain_intervals=gain_intervals,
+        learning_rate=_learning_rate(problem, solution, chosen, trainer),
         objective=objective,
-        kappa_sensitivity=_kappa_sensitivity(problem, solution, grid, to_grid),
-        # Relative to a maximum that is not positive (Eq. 4 subtracts) a curve would mislead.
-        curve=Curve(grid[::_CURVE_EVERY], (values / solution.value)[::_CURVE_EVERY], *(band or (None, None)))
-        if solution.value > 0
-        else None,
+        kappa_sensitivity=by_kappa,
+        prior_sensitivity=by_prior,
+        curve=_curve(solution, full.band(level) if full else None),
         certificate=Certificate(
             solution.interpolant.degree, solution.interpolant.tail, tuple(solution.stationary.tolist())
         ),
         diagnostics=diagnostics,
         assumptions=problem.assumptions(criterion, variance_penalty, score_model),
+        draws=full,
     )
+
+
+def _draws(
+    problem: Problem,
+    solution: Solution,
+    known: Mapping[BetaPrior, Criterion],
+    score_model: ScoreModel | None,
+    bootstrap: int,
+    seed: int,
+) -> tuple[Draws | None, Draws | None]:
+    """Draws with prompts alone uncertain and with all uncertain; None where there is nothing to draw or to choose."""
+    pilot, prior = problem.pilot, problem.population.prior
+    if not bootstrap or pilot is None or pilot.total_prompts < LEAST_PROMPTS or problem.num_rollouts == 1:
+        return None, None
+    rng = np.random.default_rng(seed)
+    spread = None
+    if problem.prior_is_fitted and problem.fitted is not None:
+        spread = spread_of_fit(problem.fitted, pilot.num_prompts, bootstrap, rng)
+    elif prior is not None:
+        spread = spread_of_strength(prior, bootstrap, rng)
+    tables = solution.valued_tables(problem)
+    around = [known.get(prior) or problem.under(prior) for prior in spread.neighbors] if spread else []
+    return draw(
+        problem.criterion,
+        problem.criterion.weighted(tables),
+        [neighbor.weighted(tables) for neighbor in around],
+        spread,
+        # The curve's own points suffice for draws: peaks between them are refined.
+        solution.to_grid[:, ::_CURVE_EVERY],
+        solution.grid[::_CURVE_EVERY],
+        pilot.num_prompts,
+        problem.scores.kappa,
+        kappa_draws(score_model, bootstrap) if isinstance(problem.criterion, RmsGain) else None,
+        bootstrap,
+        rng,
+    )
+
+
+def _gain_interval(
+    draws: Draws | None, solution: Solution, name: str, level: float, *, at_kappa: bool = False
+) -> Interval | None:
+    """Where the shipped table's gain over a fixed one lies; None where there is no such gain or no draws."""
+    place = solution.place(name)
+    if draws is None or place is None or solution.gain_over(name) is None:
+        return None
+    return draws.gain_over(place, level, at_kappa=at_kappa)
+
+
+def _curve(solution: Solution, band: tuple[Array, Array] | None) -> Curve | None:
+    """The relative criterion; relative to a maximum that is not positive (Eq. 4 subtracts) it would mislead."""
+    if not solution.value > 0:
+        return None
+    relative = solution.curve / solution.value
+    return Curve(solution.grid[::_CURVE_EVERY], relative[::_CURVE_EVERY], *(band or (None, None)))
 
 
 def _learning_rate(problem: Problem, solution: Solution, chosen: AdvantageTable, trainer: Trainer) -> LearningRate:
     if isinstance(problem.criterion, RmsGain):
-        rms = problem.criterion.advantage_rms(solution.terms)
-        reference = None if solution.current_terms is None else problem.criterion.advantage_rms(solution.current_terms)
+        rms = problem.criterion.advantage_rms(solution.fixed_terms[:, :1])
+        place = solution.place("current")
+        reference = None if place is None else problem.criterion.advantage_rms(solution.fixed_terms[:, place, None])
     else:
         rms = chosen.rms(problem.population)
         reference = None if trainer.table is None else trainer.table.rms(problem.population)
     return calibrate(reference, rms, trainer.label)
 
 
-def _status(problem: Problem, solution: Solution, diagnostics: list[Diagnostic]) -> str:
-    """The status, with the diagnostic that explains it."""
-    scale = abs(solution.value) or 1.0
-    loss_at_zero, loss_at_one = ((solution.value - value) / scale for value in (solution.at_zero, solution.at_one))
-    if problem.num_rollouts == 1:
-        diagnostics.append(Diagnostic("single_rollout", "info", "With one rollout per prompt every γ is plain RL."))
-        return "flat"
-    if problem.pilot is not None and problem.population.prior is not None:
-        why = set_by_prior(problem.pilot)
-        if why is not None:
-            detail = f"The prior shapes this answer: {why}."
-            diagnostics.append(Diagnostic("prior_dominated", "warning", detail))
-            return "prior_dominated"
-    # Outside the range they may also be better than anything inside it: that is no flat criterion.
-    if max(abs(loss_at_zero), abs(loss_at_one)) <= FLAT_LOSS:
-        detail = "γ = 0 and γ = 1 are each within 1 % of the best: keep what you have."
-        diagnostics.append(Diagnostic("flat", "info", detail))
-        return "flat"
-    if problem.gamma_min == problem.gamma_max:
-        detail = f"γ = {problem.gamma_min:g} was the only one to choose from."
-        diagnostics.append(Diagnostic("single_gamma", "info", detail))
-        return "at_lower_bound"
-    for side, gamma in (("lower", problem.gamma_min), ("upper", problem.gamma_max)):
-        if solution.gamma == gamma:
-            slope = solution.interpolant.slope(gamma) / scale
-            staying = f"lose {loss_at_one:.1%}" if loss_at_one >= 0 else f"gain {-loss_at_one:.1%}"
-            detail = (
-                f"The best γ is the {side} bound {gamma:g}; the criterion changes by {slope:+.1%} per unit of γ there, "
-                f"and staying at γ = 1 would {staying}."
-            )
-            diagnostics.append(Diagnostic(f"at_{side}_bound", "info", detail))
-            return f"at_{side}_bound"
-    return "interior"
-
-
-def _regime(gamma: float) -> str:
-    if gamma == 0:
-        return "rl"
-    if gamma == 1:
-        return "maxrl_boundary"
-    return "subcritical" if gamma < 1 else "supercritical"
-
-
-def _kappa_sensitivity(problem: Problem, solution: Solution, grid: Array, to_grid: Array) -> list[dict[str, float]]:
-    """The best γ were κ another, and what the shipped γ would lose then."""
-    if not isinstance(problem.criterion, RmsGain):
-        return []
-    kappas = np.array(_SENSITIVITY_KAPPAS)
-    terms = np.concatenate([solution.node_terms, solution.terms], axis=1)
-    values = problem.criterion.combine(terms[:, None], kappas[:, None])
-    best, height = peaks(values[:, :-1] @ to_grid, grid)
-    regret = np.maximum(1 - values[:, -1] / np.where(height > 0, height, 1), 0)
-    return [
-        {"kappa": float(k), "gamma": float(g), "regret": float(r)} for k, g, r in zip(kappas, best, regret, strict=True)
-    ]
-
-
-def _uninformative(reason: str, diagnostics: list[Diagnostic]) -> Recommendation:
+def _uninformative(reason: str, diagnostics: list[Diagnostic], compared: list[str]) -> Recommendation:
     diagnostics.append(Diagnostic("uninformative", "error", f"{reason[0].upper()}{reason[1:]}."))
     return Recommendation(
         summary=f"No recommendation: {reason}.",
@@ -304,10 +338,12 @@ def _uninformative(reason: str, diagnostics: list[Diagnostic]) -> Recommendation
         near_optimal=None,
         probability_subcritical=None,
         expected_regret=None,
-        predicted_gain_over={"rl": None, "maxrl": None, "current": None},
+        predicted_gain_over=dict.fromkeys(compared),
+        gain_intervals=dict.fromkeys(compared),
         learning_rate=None,
         objective=None,
         kappa_sensitivity=[],
+        prior_sensitivity=[],
         curve=None,
         certificate=None,
         diagnostics=diagnostics,

@@ -1,24 +1,45 @@
-"""How sure the answer is: Bayesian bootstrap over prompts, together with what is not known about κ.
+"""How sure the answer is: Bayesian bootstrap over prompts, together with what is not known about κ and the prior.
 
-Every draw reweighs the prompts (Dirichlet, aggregated to cells) and, where κ is not known, draws κ; the advantage table
-that ships is fixed. Sampling noise alone is reported apart: with κ fixed it is far too narrow.
+Every draw reweighs the prompts (Dirichlet, aggregated to cells), has a prior of its own and, where κ is not known, a κ
+of its own; the advantage table that ships is fixed. Sampling noise alone is reported apart: it is far too narrow.
 
-Shapes: D draws, C cells, Q interpolation nodes, R grid points.
+Shapes: D draws, C cells, Q interpolation nodes, R grid points, T fixed tables, J neighboring priors.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rl2ml_core.checks import Array
-from rl2ml_core.objective.population import LEAST_KAPPA, ScoreModel
-from rl2ml_core.selection.criteria import Criterion
+from rl2ml_core.objective.population import LEAST_KAPPA, BetaPrior, ScoreModel
+from rl2ml_core.pilot.prior import FittedPrior, prior_at
+from rl2ml_core.selection.criteria import Criterion, Weighted
 
-__all__ = ["DEFAULT_KAPPA_RANGE", "Draws", "Interval", "NearOptimal", "draw", "kappa_draws", "near_optimal", "peaks"]
+__all__ = [
+    "DEFAULT_KAPPA_RANGE",
+    "Draws",
+    "Interval",
+    "NearOptimal",
+    "PriorSpread",
+    "draw",
+    "kappa_draws",
+    "near_optimal",
+    "peaks",
+    "scaled",
+    "spread_of_fit",
+    "spread_of_strength",
+]
 
 #: Where κ is defaulted it is drawn log-uniformly from here: the range met between noisy and clean score models.
 DEFAULT_KAPPA_RANGE = (0.01, 1.0)
+
+#: A stated prior's strength (its pseudo-counts) is uncertain by this factor either way: Beta(1, 1) lies between
+#: Jeffreys' Beta(½, ½) and Beta(2, 2).
+STRENGTH_FACTOR = 2.0
+#: Standard deviations from a fitted prior at which its neighbors stand; draws beyond them are pulled in.
+_NEIGHBORS_AT = 3.0
 
 _WEIGHTS_AT_ONCE = 1 << 20
 _NEIGHBORS = np.array([[-1], [0], [1]])
@@ -27,11 +48,18 @@ _SMALLEST = 1e-200
 
 @dataclass(frozen=True)
 class Interval:
-    """A central interval of probability `level` for the best γ."""
+    """A central interval of probability `level`."""
 
     level: float
     lower: float
     upper: float
+
+    @classmethod
+    def of(cls, values: Array, level: float) -> "Interval":
+        """Quantiles of draws [D]."""
+        ordered = np.sort(values)
+        lower, upper = np.interp([(1 - level) / 2, (1 + level) / 2], np.linspace(0, 1, ordered.size), ordered)
+        return cls(level, float(lower), float(upper))
 
 
 @dataclass(frozen=True)
@@ -48,25 +76,81 @@ class NearOptimal:
 
 
 @dataclass(frozen=True, eq=False)
+class PriorSpread:
+    """Priors around the point estimate's, and how much of each neighbor a draw takes.
+
+    A draw's distribution of pass rates is a convex combination of those under the point estimate's prior and under its
+    neighbors, so it is a distribution whatever the draw, and linear in what has been evaluated once.
+    """
+
+    neighbors: tuple[BetaPrior, ...]
+    shares: Callable[[Array, slice], Array]  # the draws' weights of the cells [d, C] and their place → [d, J]
+
+
+def scaled(prior: BetaPrior, factor: float) -> BetaPrior:
+    """The prior of the same mean with `factor` times its pseudo-counts."""
+    return BetaPrior(prior.alpha * factor, prior.beta * factor)
+
+
+def spread_of_strength(prior: BetaPrior, num_draws: int, rng: np.random.Generator) -> PriorSpread:
+    """Of a stated prior: its strength log-uniform within `STRENGTH_FACTOR`, its mean as stated. E22."""
+    position = 2 * _stratified(num_draws, rng) - 1
+    shares = np.stack([np.maximum(-position, 0), np.maximum(position, 0)], axis=1)
+    neighbors = scaled(prior, 1 / STRENGTH_FACTOR), scaled(prior, STRENGTH_FACTOR)
+    return PriorSpread(neighbors, lambda _, where: shares[where])
+
+
+def spread_of_fit(fitted: FittedPrior, num_prompts: Array, num_draws: int, rng: np.random.Generator) -> PriorSpread:
+    """Of a fitted prior: refitted to each draw's prompts by one Newton step, with the hyperprior's pull redrawn. E22.
+
+    The refit varies with the prompts as the fit itself would; what the pilot does not tell stays as wide as the
+    hyperprior. Together the draws have about the covariance H⁻¹ of the fit.
+    """
+    covariance = np.linalg.inv(fitted.curvature)
+    spreads, axes = np.linalg.eigh(covariance)
+    steps = _NEIGHBORS_AT * np.sqrt(spreads) * axes  # columns: the neighbors' distance along each axis
+    to_axes = covariance @ axes / (_NEIGHBORS_AT * np.sqrt(spreads))
+    pull = rng.standard_normal((num_draws, 2)) * np.sqrt(np.diag(fitted.penalty))
+    neighbors = tuple(prior_at(fitted.coordinates + side * step) for step in steps.T for side in (-1, 1))
+
+    def shares(weights: Array, where: slice) -> Array:
+        change = (weights * num_prompts.sum() - num_prompts) @ fitted.scores + pull[where]
+        along = change @ to_axes
+        along /= np.maximum(np.abs(along).sum(axis=1, keepdims=True), 1)
+        return np.stack([np.maximum(side * along[:, i], 0) for i in (0, 1) for side in (-1, 1)], axis=1)
+
+    return PriorSpread(neighbors, shares)
+
+
+@dataclass(frozen=True, eq=False)
 class Draws:
-    """What the draws say of the best γ, of the shipped one, and of the curve."""
+    """What the draws say of the best γ, of the fixed tables, and of the curve."""
 
     best: Array  # argmax of each draw, [D]
-    loss: Array  # what the shipped γ loses of the criterion, [D]
     curves: Array  # each draw's criterion, [D, R]
     height: Array  # and its maximum, [D]
+    fixed: Array  # each draw's criterion of the fixed tables, [D, T]; the shipped one is the first
+    fixed_at_kappa: Array  # the same with κ held at the point estimate's, [D, T]
 
     def interval(self, level: float) -> Interval:
-        ordered = np.sort(self.best)
-        lower, upper = np.interp([(1 - level) / 2, (1 + level) / 2], np.linspace(0, 1, ordered.size), ordered)
-        return Interval(level, float(lower), float(upper))
+        """Where the best γ lies."""
+        return Interval.of(self.best, level)
+
+    def gain_over(self, table: int, level: float, *, at_kappa: bool = False) -> Interval | None:
+        """Where the shipped table's relative gain over another fixed one lies; None where that may have none.
+
+        With `at_kappa`, were κ known.
+        """
+        fixed = self.fixed_at_kappa if at_kappa else self.fixed
+        other = fixed[:, table]
+        return Interval.of(fixed[:, 0] / other - 1, level) if (other > 0).all() else None
 
     @property
     def regret(self) -> float | None:
         """Mean share of the criterion that the shipped γ loses; None where it has no positive maximum to share."""
         if not (self.height > 0).all():
             return None
-        return float(np.maximum(self.loss / self.height, 0).mean())
+        return float(np.maximum(1 - self.fixed[:, 0] / self.height, 0).mean())
 
     def band(self, level: float) -> tuple[Array, Array] | None:
         """Pointwise central band of the relative criterion: two arrays [R]."""
@@ -79,27 +163,36 @@ class Draws:
 
 def draw(
     criterion: Criterion,
-    per_cell: Array,
+    weighted: Weighted,
+    under_neighbors: Sequence[Weighted],
+    spread: PriorSpread | None,
     to_grid: Array,
     grid: Array,
     num_prompts: Array,
-    kappas: list[Array],
+    kappa: float,
+    kappas: Array | None,
     num_draws: int,
     rng: np.random.Generator,
-) -> list[Draws]:
-    """Bootstrap draws under each of several κ scenarios, on the same prompt weights.
+) -> tuple[Draws, Draws]:
+    """Bootstrap draws with prompts alone uncertain, and with κ and the prior uncertain too, on the same prompt weights.
 
     Args:
         criterion: the criterion of the point estimate.
-        per_cell: the criterion's terms at the interpolation nodes and, last, at the shipped γ, [terms, C, Q+1].
+        weighted: its terms at the interpolation nodes, then at the fixed tables, Q+T in all.
+        under_neighbors: the same under the neighboring priors of `spread`.
+        spread: how the prior varies; None where there is none.
         to_grid: interpolation matrix, [Q, R].
         grid: γ, [R].
         num_prompts: prompts by cell, [C]: the Dirichlet's counts.
-        kappas: κ of every draw, one array [D] per scenario.
+        kappa: κ of the point estimate.
+        kappas: κ of every draw, [D]; None where it is known.
         num_draws: D.
-        rng: the source of randomness; draws depend on it and on the cells alone.
+        rng: the source of randomness of the weights; they depend on it and on the cells alone.
     """
-    values: list[list[Array]] = [[] for _ in kappas]
+    nodes = to_grid.shape[0]
+    alone: list[Array] = []
+    together: list[Array] = []
+    held: list[Array] = []
     rows = max(1, _WEIGHTS_AT_ONCE // num_prompts.size)
     for start in range(0, num_draws, rows):
         block = slice(start, min(start + rows, num_draws))
@@ -110,24 +203,43 @@ def draw(
             weights /= sums
         else:  # with far less than one prompt in all a draw may underflow: then it says what the pilot says
             weights = np.where(sums > 0, weights / np.where(sums > 0, sums, 1), num_prompts / num_prompts.sum())
-        terms = weights @ per_cell
-        for scenario, kappa in zip(values, kappas, strict=True):
-            scenario.append(criterion.combine(terms, kappa[block, None]))
-    return [_summarize(np.concatenate(scenario), to_grid, grid) for scenario in values]
+        moments = weights @ weighted.cells
+        terms = weighted.finish(moments)
+        values = criterion.combine(terms, kappa)
+        alone.append(values)
+        if spread is not None:
+            shares = spread.shares(weights, block)
+            moments = (1 - shares.sum(axis=1, keepdims=True)) * moments
+            for share, neighbor in zip(shares.T, under_neighbors, strict=True):
+                moments += share[:, None] * (weights @ neighbor.cells)
+            terms = weighted.finish(moments)
+            values = criterion.combine(terms, kappa)
+        held.append(values[:, nodes:])
+        together.append(values if kappas is None else criterion.combine(terms, kappas[block, None]))
+    only = _summarize(np.concatenate(alone), to_grid, grid)
+    return only, replace(_summarize(np.concatenate(together), to_grid, grid), fixed_at_kappa=np.concatenate(held))
 
 
-def kappa_draws(score_model: ScoreModel | None, num_draws: int, rng: np.random.Generator) -> Array | None:
-    """κ of every draw, [D]: log-uniform where only defaulted, log-normal by its spread; None where it is known."""
-    # Stratified: one draw from every D-th of the distribution, so that few draws cover it.
-    uniform = (rng.permutation(num_draws) + rng.random(num_draws)) / num_draws
+def kappa_draws(score_model: ScoreModel | None, num_draws: int) -> Array | None:
+    """κ of every draw, [D]: log-uniform where only defaulted, log-normal by its spread; None where it is known.
+
+    The middles of D equally likely parts, in order: the weights are random, so κ need not be, and pilots that are drawn
+    as often (groups of prompts) share κ draw by draw.
+    """
+    position = (np.arange(num_draws) + 0.5) / num_draws
     if score_model is None:
         low, high = np.log(DEFAULT_KAPPA_RANGE)
-        return np.asarray(np.exp(low + (high - low) * uniform))
+        return np.asarray(np.exp(low + (high - low) * position))
     if not score_model.kappa_spread:
         return None
     from scipy.special import ndtri
 
-    return np.asarray(np.clip(score_model.kappa * np.exp(score_model.kappa_spread * ndtri(uniform)), LEAST_KAPPA, 1.0))
+    return np.asarray(np.clip(score_model.kappa * np.exp(score_model.kappa_spread * ndtri(position)), LEAST_KAPPA, 1.0))
+
+
+def _stratified(num_draws: int, rng: np.random.Generator) -> Array:
+    """Uniform on (0, 1), one draw from every D-th of it, shuffled: few draws cover it."""
+    return np.asarray((rng.permutation(num_draws) + rng.random(num_draws)) / num_draws)
 
 
 def near_optimal(grid: Array, values: Array, gamma: float, value: float, loss: float = 0.01) -> NearOptimal:
@@ -171,6 +283,7 @@ def peaks(values: Array, grid: Array) -> tuple[Array, Array]:
 
 
 def _summarize(values: Array, to_grid: Array, grid: Array) -> Draws:
-    curves = values[:, :-1] @ to_grid
+    nodes = to_grid.shape[0]
+    curves = values[:, :nodes] @ to_grid
     best, height = peaks(curves, grid)
-    return Draws(best, height - values[:, -1], curves, height)
+    return Draws(best, curves, height, values[:, nodes:], values[:, nodes:])

@@ -251,7 +251,8 @@ def test_rms_over_posteriors_equals_the_beta_binomial_sum(log_beta_binomial):
             chance = float(np.exp(float(log_beta_binomial(k + 1, n - k + 1, num_rollouts, count))))
             mean = (count * table.success[count] ** 2 + (num_rollouts - count) * table.failure[count] ** 2) / 7
             squares += prompts * chance * mean
-    assert table.rms(pilot) == pytest.approx(np.sqrt(squares / 8), rel=1e-12)
+    people = pilot.population(rl2ml.BetaPrior(1, 1))
+    assert table.rms(people) == pytest.approx(np.sqrt(squares / 8), rel=1e-12)
     assert table.rms(pilot.population()) == table.rms(pilot)
 
 

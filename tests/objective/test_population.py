@@ -200,7 +200,7 @@ def test_populations_keep_read_only_copies():
 def test_populations_made_from_others_are_read_only_too():
     pilot = rl2ml.PilotHistogram.from_cells([(8, 3, 2), (8, 0, 1)])
     population = pilot.population()
-    for made in (population, pilot.population(None), population.at_means(), population.raised(2, 3)[1]):
+    for made in (population, pilot.population("plug_in"), population.at_means(), population.raised(2, 3)[1]):
         for array in (made.successes, made.failures, made.weights):
             assert not array.flags.writeable  # laws are kept: a change would leave them behind
     assert not population.bernstein(3).law.flags.writeable
@@ -212,7 +212,7 @@ def test_a_pilot_stands_for_its_posteriors():
     np.testing.assert_array_equal(population.successes, [0, 3])
     np.testing.assert_array_equal(population.failures, [8, 5])
     np.testing.assert_array_equal(population.weights, [1, 2])
-    assert population.prior == rl2ml.BetaPrior(1, 1)
+    assert population.prior == rl2ml.fit_prior(pilot).prior
     assert as_population(population) is population
 
 

@@ -1,14 +1,13 @@
 """The returned γ is the global maximizer: against a grid of 2,001 points, refined around its three highest."""
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
 import pytest
 
 import rl2ml_core as rl2ml
-from rl2ml_core import BetaPrior, Population, ScoreModel
-from rl2ml_core.objective.baselines import Baseline
+from rl2ml_core import Population, ScoreModel
+from rl2ml_core.objective.baselines import Estimator
 from rl2ml_core.selection.chebyshev import TAIL
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain
 
@@ -33,20 +32,14 @@ _ROWS = 67  # tables of 1,024 rollouts that stay in cache
 Curve = Callable[[np.ndarray], np.ndarray]
 
 
-@lru_cache(maxsize=1)
-def grid_weights(num_rollouts: int) -> np.ndarray:
-    return rl2ml.success_weights(GRID, num_rollouts)
-
-
-def curve_of(criterion: Criterion, num_rollouts: int, estimator: Baseline, kappa: float = 0.1) -> Curve:
+def curve_of(criterion: Criterion, num_rollouts: int, estimator: Estimator, kappa: float = 0.1) -> Curve:
     """The criterion as a function of γ."""
 
     def evaluate(gamma: np.ndarray) -> np.ndarray:
-        weights = grid_weights(num_rollouts) if gamma is GRID else rl2ml.success_weights(gamma, num_rollouts)
         values = np.empty(gamma.size)
         for start in range(0, gamma.size, _ROWS):
             block = slice(start, start + _ROWS)
-            terms = criterion.totals(*estimator.tables(weights[block]))
+            terms = criterion.totals(*estimator.tables(gamma[block]))
             values[block] = criterion.combine(terms, kappa)
         return values
 
@@ -95,10 +88,10 @@ def test_every_pilot_is_named(real_pilots):
 @pytest.mark.parametrize("num_rollouts", ROLLOUTS)
 def test_real_pilots(real_pilots, name, num_rollouts):
     pilot = real_pilots[name]
-    population = pilot.population(BetaPrior(1, 1))
+    population = pilot.population()
     criteria = {metric: RmsGain(population, rl2ml.parse_metric(metric), num_rollouts) for metric in METRICS}
     for baseline in BASELINES:
-        estimator = Baseline.named(baseline, num_rollouts, population)
+        estimator = Estimator.named(baseline, num_rollouts, population)
         for metric, criterion in criteria.items():
             found = rl2ml.recommend(pilot, metric, num_rollouts, baseline=baseline, bootstrap=0)
             assert found.status != "uninformative"
@@ -116,7 +109,7 @@ def test_real_pilots_by_the_papers_criterion(real_pilots, name, num_rollouts, me
             pilot, metric, num_rollouts, criterion="paper", variance_penalty=penalty, bootstrap=0, gamma_max=2
         )
         criterion = Paper(pilot.population(), rl2ml.parse_metric(metric), num_rollouts, ScoreModel.paper(), penalty)
-        check(found.gamma, curve_of(criterion, num_rollouts, Baseline.named("none", num_rollouts, None)), GRID[::10])
+        check(found.gamma, curve_of(criterion, num_rollouts, Estimator.named("none", num_rollouts, None)), GRID[::10])
 
 
 # Populations of few difficulties whose criterion has several tops on [0, 6], the ends among them:
@@ -140,7 +133,7 @@ def count_tops(values: np.ndarray) -> int:
 def test_the_highest_of_several_tops(rates, weights, metric, num_rollouts, baseline, kappa):
     population = Population.from_pass_rates(rates, weights)
     criterion = RmsGain(population, rl2ml.parse_metric(metric), num_rollouts)
-    curve = curve_of(criterion, num_rollouts, Baseline.named(baseline, num_rollouts, population), kappa)
+    curve = curve_of(criterion, num_rollouts, Estimator.named(baseline, num_rollouts, population), kappa)
     grid = np.linspace(0, 6, 601)
     assert count_tops(curve(grid)) >= 2
     # Ranges that hold several tops, or end between them, or leave out the highest.
@@ -169,5 +162,5 @@ def test_random_populations(seed):
         assert headroom < 1e-3
         return
     criterion = RmsGain(population, rl2ml.parse_metric(metric), num_rollouts)
-    estimator = Baseline.named(baseline, num_rollouts, population)
+    estimator = Estimator.named(baseline, num_rollouts, population)
     check(found.gamma, curve_of(criterion, num_rollouts, estimator, kappa), np.linspace(0, high, 1001))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import rl2ml_core as rl2ml
 from rl2ml_core import BetaPrior, InvalidInput, LogSuccess, Mixture, PassAtK, Population, parse_metric
+from rl2ml_core.objective import quadrature
 
 MIXTURE = Mixture({PassAtK(1): 0.5, PassAtK(16): 0.25, LogSuccess(0.01): 2.0})
 METRICS = [PassAtK(1), PassAtK(8), PassAtK(1024), LogSuccess(1e-4), LogSuccess(0.01), LogSuccess(1.0), MIXTURE]
@@ -158,11 +159,9 @@ def test_point_masses_take_the_integrand_itself(metric, num_rollouts):
 
 
 def test_log_basis_in_pieces_equals_the_whole(monkeypatch):
-    from rl2ml_core.selection import metrics
-
     population = Population(np.array([0.0, 5.0]), np.array([9.0, 4.0]), np.ones(2), UNIFORM)
     whole = LogSuccess(0.01).signal(population, 40)
-    monkeypatch.setattr(metrics, "_VALUES_AT_ONCE", 40 * 50)
+    monkeypatch.setattr(quadrature, "_VALUES_AT_ONCE", 40 * 50)
     np.testing.assert_allclose(LogSuccess(0.01).signal(population, 40), whole, rtol=1e-13)
 
 

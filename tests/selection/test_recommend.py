@@ -17,11 +17,12 @@ from rl2ml_core.selection.criteria import RmsGain
 CELLS = [(8, 0, 30), (8, 1, 9), (8, 2, 20), (8, 6, 14), (16, 3, 5), (16, 16, 2)]
 PILOT = PilotHistogram.from_cells(CELLS)
 COUNTS = [(k, n) for n, k, prompts in CELLS for _ in range(prompts)]
-PRIOR = BetaPrior(1, 1)
+PRIOR = "empirical_bayes"
 FIELDS = {
     "method_version", "core_version", "summary", "gamma", "status", "regime", "interval", "sampling_interval",
-    "near_optimal", "probability_subcritical", "expected_regret", "predicted_gain_over", "learning_rate", "objective",
-    "kappa_sensitivity", "curve", "certificate", "diagnostics", "assumptions",
+    "near_optimal", "probability_subcritical", "expected_regret", "predicted_gain_over", "gain_intervals",
+    "learning_rate", "objective", "kappa_sensitivity", "prior_sensitivity", "curve", "certificate", "diagnostics",
+    "assumptions",
 }  # fmt: skip
 
 
@@ -77,9 +78,11 @@ def test_the_form_of_the_pilot_does_not_matter():
 @pytest.mark.parametrize("metric", ["pass@8", "log:0.01"])
 def test_weights_may_be_scaled(metric):
     tripled = PilotHistogram.from_cells([(n, k, 3 * prompts) for n, k, prompts in CELLS])
-    one, three = recommend(PILOT, metric, 8), recommend(tripled, metric, 8)
+    one, three = (recommend(pilot, metric, 8, prior=BetaPrior(1, 1)) for pilot in (PILOT, tripled))
     assert three.gamma == pytest.approx(one.gamma, abs=1e-7)
     assert three.predicted_gain_over == pytest.approx(one.predicted_gain_over, rel=1e-9)
+    fitted, thrice = recommend(PILOT, metric, 8), recommend(tripled, metric, 8)
+    assert thrice.gamma == pytest.approx(fitted.gamma, abs=1e-3)  # the hyperprior weighs a third as much
     # Thrice the prompts: surer about them.
     assert three.sampling_interval.upper - three.sampling_interval.lower < (
         one.sampling_interval.upper - one.sampling_interval.lower
@@ -144,10 +147,10 @@ def test_the_objective_is_the_one_to_train_with():
 
 def enumerated_rms(table, pilot=PILOT, prior=PRIOR):
     """Root mean square advantage of a rollout: a sum over cells and success counts of beta-binomial chances."""
-    n_train = table.num_rollouts
+    n_train, shapes = table.num_rollouts, pilot.population(prior).prior
     total = 0.0
     for n, k, prompts in pilot.cells():
-        a, b = k + prior.alpha, n - k + prior.beta
+        a, b = k + shapes.alpha, n - k + shapes.beta
         for successes in range(n_train + 1):
             choose = gammaln(n_train + 1) - gammaln(successes + 1) - gammaln(n_train - successes + 1)
             chance = np.exp(choose + betaln(a + successes, b + n_train - successes) - betaln(a, b))
@@ -255,12 +258,13 @@ def test_intervals():
 
 
 def test_a_known_kappa_leaves_sampling_alone():
-    found = recommend(PILOT, "pass@8", 8, score_model=ScoreModel(0.1, kappa_spread=0))
+    """Known κ and no prior to vary: prompts alone are uncertain."""
+    found = recommend(PILOT, "pass@8", 8, score_model=ScoreModel(0.1, kappa_spread=0), prior="plug_in")
     assert found.interval == found.sampling_interval
     assert "default_kappa" not in found.assumptions
-    other = recommend(PILOT, "pass@8", 8, score_model=ScoreModel(0.2))
+    other = recommend(PILOT, "pass@8", 8, score_model=ScoreModel(0.2), prior="plug_in")
     assert other.interval == other.sampling_interval
-    spread = recommend(PILOT, "pass@8", 8, score_model=ScoreModel(0.1, 1.0))
+    spread = recommend(PILOT, "pass@8", 8, score_model=ScoreModel(0.1, 1.0), prior="plug_in")
     assert spread.interval.upper - spread.interval.lower > found.interval.upper - found.interval.lower
 
 
@@ -303,7 +307,7 @@ def test_known_pass_rates_have_no_intervals():
 
 def test_a_plug_in_prior_is_the_population_of_raw_rates():
     plugged = recommend(PILOT, "pass@8", 4, prior="plug_in", bootstrap=0)
-    known = recommend(PILOT.population(None), "pass@8", 4, bootstrap=0)
+    known = recommend(PILOT.population("plug_in"), "pass@8", 4, bootstrap=0)
     assert plugged.gamma == known.gamma
     assert plugged.predicted_gain_over == known.predicted_gain_over
     assert plugged.gamma != recommend(PILOT, "pass@8", 4, bootstrap=0).gamma
@@ -429,6 +433,8 @@ def test_uninformative(cells, metric, num_rollouts):
     ):  # fmt: skip
         assert getattr(found, name) is None
     assert found.predicted_gain_over == {"rl": None, "maxrl": None, "current": None}
+    assert found.gain_intervals == {"rl": None, "maxrl": None, "current": None}
+    assert found.kappa_sensitivity == found.prior_sensitivity == []
     assert content(found).keys() == FIELDS
     json.dumps(content(found), allow_nan=False)
 
@@ -481,7 +487,8 @@ def test_the_papers_criterion_says_what_it_assumes():
     found = recommend(PILOT, "pass@8", 8, criterion="paper")
     assert {"paper_score_proxies", "default_variance_penalty"} <= set(found.assumptions)
     assert found.kappa_sensitivity == []
-    assert found.interval == found.sampling_interval
+    plug_in = recommend(PILOT, "pass@8", 8, criterion="paper", prior="plug_in")
+    assert plug_in.interval == plug_in.sampling_interval  # no κ to draw
     given_all = recommend(PILOT, "pass@8", 8, criterion="paper", variance_penalty=0.1, score_model=ScoreModel.paper())
     assert not {"paper_score_proxies", "default_variance_penalty"} & set(given_all.assumptions)
     json.dumps(content(found), allow_nan=False)
@@ -565,17 +572,23 @@ def test_json_fields_are_the_documented_ones():
     for name in ("interval", "sampling_interval"):
         assert written[name].keys() == {"level", "lower", "upper"}
     assert written["near_optimal"].keys() == {"loss", "lower", "upper"}
-    assert written["predicted_gain_over"].keys() == {"rl", "maxrl", "current"}
+    assert written["predicted_gain_over"].keys() == written["gain_intervals"].keys() == {"rl", "maxrl", "current"}
+    for gain in written["gain_intervals"].values():
+        assert gain.keys() == {"level", "lower", "upper"}
+    for row in written["prior_sensitivity"]:
+        assert row.keys() == {"name", "prior", "gamma", "regret", "gain_over_maxrl"}
+        assert row["prior"].keys() == {"alpha", "beta"}
     assert written["learning_rate"].keys() == {
         "multiplier", "relative_to", "advantage_rms", "applies_to", "assumes",
     }  # fmt: skip
     assert written["objective"].keys() == {
-        "schema", "gamma", "order", "num_rollouts", "baseline", "advantages", "update_scales", "prior", "score_model",
-        "population",
+        "schema", "gamma", "order", "num_rollouts", "baseline", "filter_groups", "advantages", "update_scales",
+        "prior", "score_model", "population",
     }  # fmt: skip
     assert written["objective"]["advantages"]["success"][0] is None
     assert written["objective"]["advantages"]["failure"][-1] is None
-    assert written["objective"]["prior"] == {"alpha": 1, "beta": 1}
+    fitted = rl2ml.fit_prior(PILOT).prior
+    assert written["objective"]["prior"] == {"alpha": fitted.alpha, "beta": fitted.beta}
     assert written["objective"]["score_model"] == {"kappa": 0.1, "source": "default"}
     assert written["objective"]["population"] == {"cells": [list(cell) for cell in PILOT.cells()]}
     assert all(entry.keys() == {"kappa", "gamma", "regret"} for entry in written["kappa_sensitivity"])
@@ -584,6 +597,146 @@ def test_json_fields_are_the_documented_ones():
     assert written["certificate"].keys() == {"degree", "tail", "stationary_points"}
     assert all(entry.keys() == {"code", "level", "detail"} for entry in written["diagnostics"])
     assert {"pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot"} <= set(written["assumptions"])
+
+
+# ---- estimators, orders, filters, priors, conditions ----
+
+
+@pytest.mark.parametrize("baseline", ["minimum_variance", "group_centered"])
+@pytest.mark.parametrize("metric", ["pass@1", "pass@8", "log:0.01"])
+def test_other_estimators_are_chosen_with_their_own_gamma(metric, baseline):
+    found = recommend(PILOT, metric, 8, baseline=baseline, bootstrap=0)
+    grid = np.linspace(0, 2, 201)
+    values = [value_of(rl2ml.rl2ml_table(gamma, 8, baseline, PILOT), metric=metric) for gamma in grid]
+    best = value_of(found.objective.table(8), metric=metric)
+    assert best >= max(values) * (1 - 1e-9)
+    assert abs(found.gamma - grid[np.argmax(values)]) <= 0.02
+    assert found.objective.baseline == baseline
+
+
+def test_no_unbiased_estimator_beats_the_minimum_variance():
+    for gamma in (0.0, 0.7, 1.6):
+        best, *others = (
+            recommend(PILOT, "pass@8", 8, baseline=name, gamma_min=gamma, gamma_max=gamma, bootstrap=0)
+            for name in ("minimum_variance", "none", "score", "leave_one_out", "bayes")
+        )
+        assert all(value_of(best.objective.table(8)) >= value_of(o.objective.table(8)) for o in others)
+
+
+@pytest.mark.parametrize("order", [1, 3, 8])
+def test_a_given_order_is_the_one_that_is_trained(order):
+    found = recommend(PILOT, "pass@8", 8, order=order, bootstrap=0)
+    assert found.objective.order == order
+    p = np.array([0.01, 0.2, 0.7])
+    np.testing.assert_allclose(
+        found.objective.table(8).weight(p), rl2ml.objective_weight(p, found.gamma, 8, order), rtol=1e-11
+    )
+    values = [value_of(rl2ml.rl2ml_table(gamma, 8, "bayes", PILOT, order=order)) for gamma in np.linspace(0, 2, 81)]
+    assert value_of(found.objective.table(8)) >= max(values) * (1 - 1e-9)
+    if order == 1:
+        assert found.status == "flat"  # J is pass@1 whatever γ
+
+
+def test_a_trainer_that_drops_equal_groups_gets_an_estimator_that_does_not_need_them():
+    plain, filtered = (recommend(PILOT, "pass@8", 8, filter_groups=drops, bootstrap=0) for drops in (False, True))
+    table = filtered.objective.table(8)
+    assert (table.failure[0], table.success[-1]) == (0, 0)
+    assert plain.objective.table(8).failure[0] != 0
+    p = np.array([0.01, 0.2, 0.7])
+    np.testing.assert_allclose(table.weight(p), rl2ml.objective_weight(p, filtered.gamma, 8), rtol=1e-11)
+    assert filtered.objective.filter_groups
+    assert value_of(table) <= value_of(plain.objective.table(8))
+
+
+@pytest.mark.parametrize("options", [{"filter_groups": True}, {"baseline": "group_centered"}])
+def test_one_rollout_is_too_few_for_what_compares_within_a_group(options):
+    with pytest.raises(InvalidInput, match="needs at least 2 rollouts per prompt; got 1"):
+        recommend(PILOT, "pass@8", 1, **options)
+
+
+def test_a_fitted_prior_is_the_one_that_fits():
+    found = recommend(PILOT, "pass@8", 8, prior="empirical_bayes")
+    fitted = rl2ml.fit_prior(PILOT).prior
+    assert content(found)["objective"]["prior"] == {"alpha": fitted.alpha, "beta": fitted.beta}
+    stated = recommend(PILOT, "pass@8", 8, prior=fitted)
+    assert found.gamma == pytest.approx(stated.gamma, abs=1e-9)
+    assert found.predicted_gain_over == pytest.approx(stated.predicted_gain_over)
+
+
+@pytest.mark.parametrize("prior", ["jeffreys", None, 3])
+def test_other_priors_are_refused(prior):
+    with pytest.raises(InvalidInput, match="prior must be a BetaPrior") as refused:
+        recommend(PILOT, "pass@8", 8, prior=prior)
+    assert refused.value.field == "prior"
+
+
+def test_conditions_of_the_pilot_are_asked_for_and_compared():
+    assert "metadata_missing" in codes(recommend(PILOT, "pass@8", 8, bootstrap=0))
+    sampled = rl2ml.Conditions(temperature=0.6, policy="sft-3", step=0)
+    told = recommend(PILOT, "pass@8", 8, bootstrap=0, sampled=sampled, training=sampled)
+    assert not {"metadata_missing", "metadata_mismatch"} & codes(told)
+    other = recommend(
+        PILOT, "pass@8", 8, bootstrap=0, sampled=sampled, training=rl2ml.Conditions(temperature=1.0, step=400)
+    )
+    details = [found.detail for found in other.diagnostics if found.code == "metadata_mismatch"]
+    assert any("0.6" in detail for detail in details)
+    assert any("400" in detail for detail in details)
+
+
+def test_intervals_of_gains_hold_the_point_estimates_and_widen_with_the_level():
+    found = recommend(PILOT, "pass@8", 8, level=0.9, bootstrap=1000)
+    wide = recommend(PILOT, "pass@8", 8, level=0.99, bootstrap=1000)
+    for name, gain in found.predicted_gain_over.items():
+        inner, outer = found.gain_intervals[name], wide.gain_intervals[name]
+        assert inner.lower <= gain <= inner.upper
+        assert outer.lower < inner.lower
+        assert outer.upper > inner.upper
+
+
+def test_other_trainers_are_compared_with_too():
+    others = {"mine": rl2ml.known_table("rloo", 8), "half": 0.5, "known": "maxrl"}
+    found = recommend(PILOT, "pass@8", 8, others=others)
+    alone = recommend(PILOT, "pass@8", 8)
+    assert list(found.predicted_gain_over) == ["rl", "maxrl", "current", "mine", "half", "known"]
+    for name, trainer in others.items():
+        as_current = recommend(PILOT, "pass@8", 8, current=trainer)
+        assert found.predicted_gain_over[name] == pytest.approx(as_current.predicted_gain_over["current"], rel=1e-9)
+        one, other = found.gain_intervals[name], as_current.gain_intervals["current"]
+        assert (one.lower, one.upper) == pytest.approx((other.lower, other.upper), rel=1e-9)
+    assert found.gamma == alone.gamma
+    assert found.interval.upper == pytest.approx(alone.interval.upper, rel=1e-9)
+    with pytest.raises(InvalidInput, match="names other than"):
+        recommend(PILOT, "pass@8", 8, others={"rl": "grpo"})
+
+
+def test_gains_over_what_gains_nothing_have_no_interval():
+    found = recommend(PILOT, "pass@8", 1, current="grpo")
+    assert found.gain_intervals["current"] is None
+    zero = AdvantageTable(np.zeros(9), np.zeros(9))
+    assert recommend(PILOT, "pass@8", 8, current=zero).gain_intervals["current"] is None
+
+
+WEAK = {
+    "one occupied cell": [(8, 3, 40)],
+    "all fail plus one": [(8, 0, 63), (8, 1, 1)],
+    "all pass plus one": [(8, 8, 63), (8, 7, 1)],
+    "one rollout each": [(1, 0, 40), (1, 1, 24)],
+    "four prompts": [(8, 0, 2), (8, 3, 1), (8, 7, 1)],
+    "two prompts": [(4, 1, 1), (4, 2, 1)],
+}
+
+
+@pytest.mark.parametrize("prior", [BetaPrior(1, 1), "empirical_bayes"])
+@pytest.mark.parametrize("name", WEAK)
+def test_weak_pilots_get_wide_answers(name, prior):
+    """What they say of the gain is uncertain by at least half of what a real pilot leaves open."""
+    found = recommend(PilotHistogram.from_cells(WEAK[name]), "log:0.1" if "pass" in name else "pass@8", 8, prior=prior)
+    assert found.status in ("prior_dominated", "interior", "flat", "at_lower_bound", "at_upper_bound")
+    if name not in ("four prompts", "two prompts"):
+        assert found.status == "prior_dominated"
+    assert found.interval.upper - found.interval.lower > 0.2
+    assert {"small_pilot", "prior_dominated", "prior_unidentified"} & codes(found)
+    json.dumps(content(found), allow_nan=False)
 
 
 # ---- misuse ----

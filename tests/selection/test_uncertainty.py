@@ -8,21 +8,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr
 
-from rl2ml_core import ScoreModel
+from rl2ml_core import BetaPrior, PilotHistogram, ScoreModel
+from rl2ml_core.pilot.prior import fit_prior, prior_at
 from rl2ml_core.selection import uncertainty
-from rl2ml_core.selection.uncertainty import Draws, draw, kappa_draws, near_optimal, peaks
+from rl2ml_core.selection.criteria import Weighted
+from rl2ml_core.selection.uncertainty import (
+    Draws,
+    PriorSpread,
+    draw,
+    kappa_draws,
+    near_optimal,
+    peaks,
+    scaled,
+    spread_of_fit,
+    spread_of_strength,
+)
 
 # A criterion that hands its first term on: curves are then weighted sums of what each cell says.
 PLAIN = SimpleNamespace(combine=lambda terms, kappa: terms[0] * kappa)
 COUNTS = np.array([5.0, 1.0, 14.0])
 
 
+def drawn(per_cell, counts, num_draws, seed=0, neighbors=(), spread=None, kappas=None):
+    """Draws of terms [1, C, 3 + T]: three grid points, all of them nodes, then the fixed tables."""
+    weighted = [Weighted.of(np.asarray(part, float)) for part in (per_cell, *neighbors)]
+    return draw(
+        PLAIN, weighted[0], weighted[1:], spread, np.eye(3), np.arange(3.0), np.asarray(counts, float), 1.0, kappas,
+        num_draws, np.random.default_rng(seed),
+    )  # fmt: skip
+
+
 def cell_weights(num_draws, seed, counts=COUNTS):
     """The weights themselves: cell i speaks at grid point i alone."""
     per_cell = np.concatenate([np.eye(counts.size), np.zeros((counts.size, 1))], axis=1)[None]
-    grid = np.arange(counts.size, dtype=float)
-    rng = np.random.default_rng(seed)
-    return draw(PLAIN, per_cell, np.eye(counts.size), grid, counts, [np.ones(num_draws)], num_draws, rng)[0].curves
+    return drawn(per_cell, counts, num_draws, seed)[0].curves
 
 
 def test_cell_weights_have_the_moments_of_a_dirichlet_over_prompts():
@@ -60,41 +79,137 @@ def test_draws_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
     np.testing.assert_array_equal(cell_weights(17, seed=4), whole)
 
 
-def test_scenarios_share_their_prompt_weights():
+def test_both_kinds_of_draws_share_their_prompt_weights():
     per_cell = np.array([[[1.0, 2.0, 3.0, 2.0], [5.0, 1.0, 0.0, 0.0], [0.0, 1.0, 4.0, 1.0]]])
-    kappas = [np.full(9, 1.0), np.linspace(0.1, 0.9, 9)]
-    rng = np.random.default_rng(5)
-    one, other = draw(PLAIN, per_cell, np.eye(3), np.arange(3.0), COUNTS, kappas, 9, rng)
-    np.testing.assert_allclose(other.curves, one.curves * kappas[1][:, None], rtol=1e-13)
-    np.testing.assert_allclose(other.best, one.best, rtol=1e-12)
+    kappas = np.linspace(0.1, 0.9, 9)
+    alone, full = drawn(per_cell, COUNTS, 9, seed=5, kappas=kappas)
+    np.testing.assert_allclose(full.curves, alone.curves * kappas[:, None], rtol=1e-13)
+    np.testing.assert_allclose(full.fixed, alone.fixed * kappas[:, None], rtol=1e-13)
+    np.testing.assert_allclose(full.best, alone.best, rtol=1e-12)
 
 
 def test_regret_is_the_share_that_the_shipped_choice_loses():
     # One cell, so that every draw has weight 1: the curve 3, 4, 3 has its top at the middle; the shipped γ gets 3.2.
-    per_cell = np.array([[[3.0, 4.0, 3.0, 3.2]]])
-    found = draw(PLAIN, per_cell, np.eye(3), np.arange(3.0), np.array([7.0]), [np.ones(4)], 4, np.random.default_rng(0))
-    np.testing.assert_allclose(found[0].regret, 1 - 3.2 / 4, rtol=1e-12)
-    np.testing.assert_allclose(found[0].best, 1)
-    np.testing.assert_allclose(found[0].height, 4)
+    found, _ = drawn([[[3.0, 4.0, 3.0, 3.2]]], [7], 4)
+    np.testing.assert_allclose(found.regret, 1 - 3.2 / 4, rtol=1e-12)
+    np.testing.assert_allclose(found.best, 1)
+    np.testing.assert_allclose(found.height, 4)
 
 
 def test_regret_is_never_negative():
-    per_cell = np.array([[[3.0, 4.0, 3.0, 4.0000001]]])
-    found = draw(PLAIN, per_cell, np.eye(3), np.arange(3.0), np.array([7.0]), [np.ones(2)], 2, np.random.default_rng(0))
-    assert found[0].regret == 0
+    assert drawn([[[3.0, 4.0, 3.0, 4.0000001]]], [7], 2)[0].regret == 0
 
 
 def test_no_share_of_a_maximum_that_is_not_positive():
-    per_cell = np.array([[[-3.0, -2.0, -3.0, -2.5]]])
-    found = draw(PLAIN, per_cell, np.eye(3), np.arange(3.0), np.array([7.0]), [np.ones(2)], 2, np.random.default_rng(0))
-    assert found[0].regret is None
-    assert found[0].band(0.9) is None
-    assert found[0].interval(0.9).lower == pytest.approx(1)
+    found, _ = drawn([[[-3.0, -2.0, -3.0, -2.5]]], [7], 2)
+    assert found.regret is None
+    assert found.band(0.9) is None
+    assert found.interval(0.9).lower == pytest.approx(1)
+
+
+def test_gains_are_ratios_draw_by_draw():
+    # Weights w of two cells: the shipped table is worth 2w₁ + w₂ = 1 + w₁, the other w₁ + w₂ = 1.
+    found, _ = drawn([[[0, 0, 0, 2, 1], [0, 0, 0, 1, 1]]], [3, 2], 2000)
+    share = np.quantile(np.random.default_rng(1).beta(3, 2, 200_000), [0.05, 0.95])
+    gain = found.gain_over(1, 0.9)
+    assert (gain.lower, gain.upper) == pytest.approx(tuple(share), abs=0.03)
+    nothing, _ = drawn([[[0, 0, 0, 2, 0], [0, 0, 0, 1, 0]]], [3, 2], 20)
+    assert nothing.gain_over(1, 0.9) is None
+
+
+# ---- the prior ----
+
+
+def test_a_draw_is_a_mixture_of_the_priors_it_stands_between():
+    """Terms are linear, so a draw that takes shares of two neighbors has that mixture's terms."""
+    rng = np.random.default_rng(3)
+    point, weaker, stronger = rng.uniform(1, 2, (3, 1, 3, 5))
+    shares = np.array([[0.25, 0.0], [0.0, 0.5], [0.0, 0.0], [0.3, 0.7]])
+    spread = PriorSpread((BetaPrior(), BetaPrior()), lambda _, where: shares[where])
+    alone, full = drawn(point, COUNTS, 4, 6, [weaker, stronger], spread)
+    for d, (low, high) in enumerate(shares):
+        mixed = (1 - low - high) * point + low * weaker + high * stronger
+        expected, _ = drawn(mixed, COUNTS, 4, 6)
+        np.testing.assert_allclose(full.fixed[d], expected.fixed[d], rtol=1e-12)
+        np.testing.assert_allclose(full.curves[d], expected.curves[d], rtol=1e-12)
+    np.testing.assert_array_equal(full.fixed[2], alone.fixed[2])
+
+
+def test_a_stated_prior_varies_in_strength_alone():
+    prior = BetaPrior(0.6, 2.4)
+    spread = spread_of_strength(prior, 400, np.random.default_rng(0))
+    assert [scaled(prior, f) for f in (0.5, 2)] == list(spread.neighbors)
+    assert all(p.alpha / (p.alpha + p.beta) == pytest.approx(0.2) for p in spread.neighbors)
+    shares = spread.shares(np.ones((400, 1)), slice(0, 400))
+    assert shares.min() == 0
+    assert shares.max() <= 1
+    # At most one neighbor each; positions from −1 (weaker) to 1 (stronger) are uniform.
+    position = np.sort(shares[:, 1] - shares[:, 0])
+    np.testing.assert_allclose(position, np.linspace(-1, 1, 400), atol=0.006)
+    assert not (shares > 0).all(axis=1).any()
+    np.testing.assert_array_equal(spread.shares(np.ones((5, 1)), slice(10, 15)), shares[10:15])
+
+
+def fitted_and_draws(pilot, num_draws=4000):
+    """The fit, its spread, and θ of every draw as the shares say it."""
+    fitted = fit_prior(pilot)
+    rng = np.random.default_rng(7)
+    spread = spread_of_fit(fitted, pilot.num_prompts, num_draws, rng)
+    weights = rng.standard_gamma(pilot.num_prompts, (num_draws, pilot.num_cells))
+    weights /= weights.sum(axis=1, keepdims=True)
+    shares = spread.shares(weights, slice(0, num_draws))
+    spreads, axes = np.linalg.eigh(np.linalg.inv(fitted.curvature))
+    steps = 3 * np.sqrt(spreads) * axes
+    theta = (shares[:, [1, 3]] - shares[:, [0, 2]]) @ steps.T
+    return fitted, spread, weights, shares, theta
+
+
+def test_neighbors_of_a_fit_stand_three_deviations_away_along_its_axes():
+    pilot = PilotHistogram.from_counts(np.random.default_rng(1).binomial(8, np.linspace(0.02, 0.8, 200)), 8)
+    fitted, spread, _, shares, _ = fitted_and_draws(pilot)
+    spreads, axes = np.linalg.eigh(np.linalg.inv(fitted.curvature))
+    expected = [
+        prior_at(fitted.coordinates + side * 3 * np.sqrt(spreads[i]) * axes[:, i]) for i in (0, 1) for side in (-1, 1)
+    ]
+    for found, wanted in zip(spread.neighbors, expected, strict=True):
+        assert (found.alpha, found.beta) == pytest.approx((wanted.alpha, wanted.beta), rel=1e-9)
+    assert shares.min() >= 0
+    assert shares.sum(axis=1).max() <= 1 + 1e-12
+
+
+def test_draws_of_a_fit_have_its_covariance():
+    rng = np.random.default_rng(2)
+    pilot = PilotHistogram.from_counts(rng.binomial(8, rng.beta(0.7, 1.5, 400)), 8)
+    fitted, _, _, _, theta = fitted_and_draws(pilot)
+    covariance = np.linalg.inv(fitted.curvature)
+    scale = np.sqrt(np.diag(covariance))
+    # Pulled in beyond three deviations: a little narrower than H⁻¹.
+    np.testing.assert_allclose(np.cov(theta.T) / np.outer(scale, scale), covariance / np.outer(scale, scale), atol=0.15)
+
+
+def test_draws_of_a_fit_follow_its_refits():
+    """One Newton step is close to a whole refit to the draw's prompts."""
+    rng = np.random.default_rng(4)
+    pilot = PilotHistogram.from_counts(rng.binomial(16, rng.beta(0.7, 1.5, 300)), 16)
+    fitted, _, weights, _, theta = fitted_and_draws(pilot, 40)
+    refitted = []
+    for row in weights:
+        cells = zip(pilot.num_rollouts, pilot.num_successes, row * pilot.total_prompts, strict=True)
+        refitted.append(fit_prior(PilotHistogram.from_cells(list(cells))).coordinates - fitted.coordinates)
+    assert np.corrcoef(theta[:, 0], np.array(refitted)[:, 0])[0, 1] > 0.9
+    assert np.corrcoef(theta[:, 1], np.array(refitted)[:, 1])[0, 1] > 0.9
+
+
+def test_what_a_pilot_does_not_tell_stays_as_wide_as_the_hyperprior():
+    """One rollout per prompt says nothing of the concentration."""
+    fitted, _, _, _, theta = fitted_and_draws(PilotHistogram.from_cells([(1, 0, 60), (1, 1, 40)]))
+    spread = 1 / np.sqrt(fitted.penalty[1, 1])
+    assert np.std(theta[:, 1]) == pytest.approx(spread, rel=0.2)
 
 
 def known_draws(best):
     best = np.asarray(best, dtype=float)
-    return Draws(best, np.zeros(best.size), np.zeros((best.size, 1)), np.ones(best.size))
+    return Draws(best, np.zeros((best.size, 1)), np.ones(best.size), *np.ones((2, best.size, 1)))
 
 
 def test_interval_of_known_draws():
@@ -117,7 +232,7 @@ def test_interval_equals_numpys_quantiles(best, level):
 def test_band_is_pointwise_and_relative_to_each_draws_top():
     curves = np.arange(1.0, 22)[:, None] * np.array([1.0, 9.0, 9.0, 2.0])
     scale = np.full(21, 2.0)
-    lower, upper = Draws(np.zeros(21), np.zeros(21), curves[::-1, ::3], scale).band(0.9)
+    lower, upper = Draws(np.zeros(21), curves[::-1, ::3], scale, scale[:, None], scale[:, None]).band(0.9)
     # Draws 1..21, the 5 % and 95 % ones are the second and the second to last: 2 and 20, over a top of 2
     np.testing.assert_allclose(lower, [1.0, 2.0])
     np.testing.assert_allclose(upper, [10.0, 20.0])
@@ -188,28 +303,20 @@ def test_near_optimal_narrower_than_the_grid_still_holds_its_choice():
 
 
 @pytest.mark.parametrize("num_draws", [1, 7, 200])
-def test_default_kappas_take_one_from_every_stratum(num_draws):
-    found = kappa_draws(None, num_draws, np.random.default_rng(0))
+def test_default_kappas_are_the_middles_of_equal_parts(num_draws):
     # Log-uniform on [.01, 1]: log10 κ from −2 to 0.
-    position = (np.log10(found) + 2) / 2
-    assert sorted(np.floor(position * num_draws).astype(int)) == list(range(num_draws))
-
-
-def test_draws_of_kappa_are_shuffled():
-    found = kappa_draws(None, 200, np.random.default_rng(0))
-    assert not (np.diff(found) > 0).all()
-    assert abs(np.corrcoef(found, np.arange(200))[0, 1]) < 0.3
+    position = (np.log10(kappa_draws(None, num_draws)) + 2) / 2
+    np.testing.assert_allclose(position * num_draws, np.arange(num_draws) + 0.5, rtol=1e-10)
 
 
 @pytest.mark.parametrize("num_draws", [7, 200])
 def test_measured_kappas_are_log_normal(num_draws):
-    found = kappa_draws(ScoreModel(0.02, 0.5), num_draws, np.random.default_rng(0))
-    position = ndtr(np.log(found / 0.02) / 0.5)
-    assert sorted(np.floor(position * num_draws).astype(int)) == list(range(num_draws))
+    position = ndtr(np.log(kappa_draws(ScoreModel(0.02, 0.5), num_draws) / 0.02) / 0.5)
+    np.testing.assert_allclose(position * num_draws, np.arange(num_draws) + 0.5, rtol=1e-9)
 
 
 def test_measured_kappas_stop_at_one():
-    found = kappa_draws(ScoreModel(0.9, 2.0), 100, np.random.default_rng(0))
+    found = kappa_draws(ScoreModel(0.9, 2.0), 100)
     assert found.max() == 1
     assert (found > 0).all()
     assert (found == 1).mean() == pytest.approx(1 - ndtr(-np.log(0.9) / 2), abs=0.02)
@@ -217,4 +324,4 @@ def test_measured_kappas_stop_at_one():
 
 @pytest.mark.parametrize("model", [ScoreModel(0.1), ScoreModel(0.1, 0)])
 def test_a_known_kappa_is_not_drawn(model):
-    assert kappa_draws(model, 10, np.random.default_rng(0)) is None
+    assert kappa_draws(model, 10) is None

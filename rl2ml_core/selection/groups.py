@@ -1,0 +1,150 @@
+"""Prompts from several sources: the joint answer, one per source, and whether they differ by more than noise."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+
+from rl2ml_core.checks import finite_number
+from rl2ml_core.errors import InvalidInput
+from rl2ml_core.pilot.histogram import PilotHistogram
+from rl2ml_core.pilot.tables import MAX_GROUPS
+from rl2ml_core.selection.metrics import Metric
+from rl2ml_core.selection.recommend import Recommendation, recommend
+from rl2ml_core.selection.uncertainty import Interval
+
+__all__ = ["GroupAnswer", "GroupedRecommendation", "recommend_groups"]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupAnswer:
+    """What one group would train with alone, and how that compares with the others."""
+
+    name: str
+    num_prompts: float
+    recommendation: Recommendation
+    #: Best γ of this group less that of all others: an interval at a level that allows for the number of groups; None
+    #: where either has no draws.
+    difference: Interval | None
+    #: Share of this group's criterion that the joint γ loses with this group's estimator; None without an answer.
+    loss_of_joint: float | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether this group's best γ differs from the others' by more than noise."""
+        return self.difference is not None and not self.difference.lower <= 0 <= self.difference.upper
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "name": self.name,
+            "num_prompts": self.num_prompts,
+            "differs": self.differs,
+            "difference": None if self.difference is None else dict(vars(self.difference)),
+            "loss_of_joint": self.loss_of_joint,
+            "recommendation": self.recommendation.to_dict(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedRecommendation:
+    """The joint recommendation and one per group, by name."""
+
+    joint: Recommendation
+    groups: tuple[GroupAnswer, ...]
+
+    @property
+    def differ(self) -> bool:
+        """Whether any group differs from the others by more than noise."""
+        return any(group.differs for group in self.groups)
+
+    @property
+    def summary(self) -> str:
+        """In a sentence."""
+        apart = [group for group in self.groups if group.differs]
+        if len(self.groups) == 1:
+            return "There is only one group: the joint answer is its own."
+        if not apart:
+            return (
+                f"The {len(self.groups)} groups do not differ by more than noise: the joint answer serves all of them."
+            )
+        named = ", ".join(
+            f"{group.name} (γ = {group.recommendation.gamma:.2f}; the joint one loses {group.loss_of_joint or 0:.1%})"
+            for group in apart
+        )
+        return f"More than noise sets apart: {named}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "summary": self.summary,
+            "differ": self.differ,
+            "joint": self.joint.to_dict(),
+            "groups": [group.to_dict() for group in self.groups],
+        }
+
+
+def recommend_groups(
+    pilots: Mapping[str, PilotHistogram],
+    metric: Metric | str,
+    num_rollouts: int,
+    *,
+    seed: int = 0,
+    level: float = 0.9,
+    **options: Any,
+) -> GroupedRecommendation:
+    """The joint answer for a pilot whose prompts come in groups, one answer per group, and whether they differ. E29.
+
+    Args:
+        pilots: a pilot per group (data source), 1 to 256; see `read_pilot_groups`.
+        metric, num_rollouts, seed, level, options: as `recommend`.
+
+    Raises:
+        InvalidInput: no group or too many, or as `recommend`.
+    """
+    if not isinstance(pilots, Mapping) or not all(isinstance(pilot, PilotHistogram) for pilot in pilots.values()):
+        raise InvalidInput("pilots must be a mapping from a group's name to its PilotHistogram", field="pilots")
+    if not 1 <= len(pilots) <= MAX_GROUPS:
+        raise InvalidInput(f"pilots must hold 1 to {MAX_GROUPS} groups; got {len(pilots)}", field="pilots")
+    level = finite_number(level, "level", minimum=0.5, maximum=0.999)
+    joint = recommend(reduce(add, pilots.values()), metric, num_rollouts, seed=seed, level=level, **options)
+    if len(pilots) == 1:
+        (name, pilot), *_ = pilots.items()
+        return GroupedRecommendation(joint, (GroupAnswer(str(name), pilot.total_prompts, joint, None, 0.0),))
+    groups = []
+    for i, (name, pilot) in enumerate(pilots.items()):
+        others = reduce(add, (other for key, other in pilots.items() if key != name))
+        # Seeds of their own: draws of two pilots must not share their randomness.
+        own, rest = (
+            recommend(part, metric, num_rollouts, seed=_seed(seed, i, side), level=level, **options)
+            for side, part in enumerate((pilot, others))
+        )
+        groups.append(
+            GroupAnswer(
+                str(name), pilot.total_prompts, own, _difference(own, rest, level, len(pilots)), _loss(own, joint)
+            )
+        )
+    return GroupedRecommendation(joint, tuple(groups))
+
+
+def _difference(own: Recommendation, rest: Recommendation, level: float, num_groups: int) -> Interval | None:
+    """Draw by draw, under one κ; Bonferroni's level for as many comparisons as groups (two groups make one)."""
+    if own.draws is None or rest.draws is None:
+        return None
+    comparisons = 1 if num_groups == 2 else num_groups
+    return Interval.of(own.draws.best - rest.draws.best, 1 - (1 - level) / comparisons)
+
+
+def _loss(own: Recommendation, joint: Recommendation) -> float | None:
+    """1 − F(γ of the joint answer)/max F of the group."""
+    if own.curve is None or joint.gamma is None:
+        return None
+    reached = float(np.interp(joint.gamma, own.curve.gamma, own.curve.relative_criterion))
+    return max(1 - reached, 0.0)
+
+
+def _seed(seed: int, group: int, side: int) -> int:
+    return int(np.random.SeedSequence([seed, group, side]).generate_state(1, np.uint64)[0])
