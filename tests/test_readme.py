@@ -36,6 +36,26 @@ def test_the_command_lines_transcript_is_what_it_prints(monkeypatch):
     assert set(shown) <= set(printed)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rl2ml compare pilot.csv --metric pass@8 --rollouts-per-prompt 8",
+        "rl2ml analyze grpo --rollouts-per-prompt 8 --pilot pilot.csv",
+    ],
+)
+def test_transcripts_of_trainers_are_what_is_printed(command, monkeypatch):
+    runner = pytest.importorskip("typer.testing").CliRunner()
+    from rl2ml_core.cli.commands import app
+
+    monkeypatch.setenv("COLUMNS", "120")
+    pilot = str(ROOT / "examples/addition/pilot.csv")
+    arguments = [pilot if word == "pilot.csv" else word for word in command.split()[1:]]
+    printed = [words(line) for line in runner.invoke(app, arguments).stdout.splitlines()]
+    shown = transcript(f"$ {command}")
+    assert len(shown) > 10
+    assert set(shown) <= set(printed)
+
+
 def test_the_demos_transcript_is_what_the_library_gives():
     pilot = rl2ml.read_pilot(ROOT / "examples/addition/pilot.csv")
     found = rl2ml.recommend(pilot, "pass@8", 8)

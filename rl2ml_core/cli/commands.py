@@ -1,24 +1,23 @@
 """What `rl2ml` can be asked. Commands translate arguments and errors; they compute nothing."""
 
-import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from enum import StrEnum
+from dataclasses import replace
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 import rl2ml_core as rl2ml
-from rl2ml_core.cli.text import advantage_rows, recommendation_text
+from rl2ml_core.cli import options as o
+from rl2ml_core.cli.console import clear_errors, progress, show, show_json
+from rl2ml_core.cli.text import groups_text, objective_text, recommendation_text, window_text
+from rl2ml_core.cli.trainers import analysis_text, catalog_help, comparison_text
 from rl2ml_core.objective.family import MAX_ROLLOUTS
 
 __all__ = ["app"]
 
 UNINFORMATIVE = 3
-WRONG = 2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,26 +28,8 @@ app = typer.Typer(
     "Answered from a small pilot: how often did each prompt succeed?",
 )
 
-
-class Format(StrEnum):
-    """How an answer is printed."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-Rollouts = Annotated[
-    int,
-    typer.Option(
-        "--rollouts-per-prompt",
-        "--num-generations",
-        "-n",
-        min=1,
-        max=MAX_ROLLOUTS,
-        help="Rollouts per prompt in training (the group size).",
-    ),
-]
-OutputFormat = Annotated[Format, typer.Option("--format", help="text for people, json for programs.")]
+_TRAINERS = ", ".join(rl2ml.KNOWN_TRAINERS)
+_CONDITIONS = "temperature=0.6,policy=sft-3,step=0, any of them"
 
 
 def _version(wanted: bool) -> None:
@@ -68,38 +49,31 @@ def _main(
 
 @app.command()
 def recommend(
-    pilot: Annotated[
-        str,
-        typer.Argument(
-            help="Pilot table (csv, tsv, jsonl, parquet; - for standard input) with columns num_successes and "
-            "num_rollouts, one row per prompt, or prompt_id and reward, one row per rollout."
-        ),
-    ],
-    metric: Annotated[
-        str, typer.Option("--metric", "-m", help="What you are judged on: pass@8, log:0.01, 0.5*pass@1+0.5*pass@16.")
-    ],
-    rollouts_per_prompt: Rollouts,
-    current: Annotated[
-        str,
-        typer.Option(help="The trainer in use, for comparison: " + ", ".join(rl2ml.KNOWN_TRAINERS) + ", or a γ."),
-    ] = "grpo",
-    baseline: Annotated[str, typer.Option(help="The estimator: " + ", ".join(rl2ml.BASELINES) + ".")] = "bayes",
-    kappa: Annotated[
-        float | None,
+    pilot: o.Pilot,
+    metric: o.MetricName,
+    rollouts_per_prompt: o.Rollouts,
+    current: Annotated[str, typer.Option(help=f"The trainer in use, for comparison: {_TRAINERS}, or a γ.")] = "grpo",
+    baseline: o.Baseline = "bayes",
+    kappa: o.Kappa = None,
+    gamma_range: o.GammaRange = (0.0, 2.0),
+    criterion: o.CriterionName = "rms_gain",
+    variance_penalty: o.VariancePenalty = None,
+    prior: o.Prior = "empirical_bayes",
+    order: o.Order = None,
+    filter_groups: o.FilterGroups = False,
+    group_by: Annotated[
+        str | None,
         typer.Option(
-            help="Share of score energy about success, in (0, 1]. Default: 0.1, and uncertain from 0.01 to 1."
+            metavar="COLUMN",
+            help="Column with each prompt's group (data source): also one answer per group, and whether they differ.",
         ),
     ] = None,
-    gamma_range: Annotated[
-        tuple[float, float], typer.Option(metavar="LOW HIGH", help="The γ to choose from, within 0 and 20.")
-    ] = (0.0, 2.0),
-    criterion: Annotated[str, typer.Option(help="rms_gain, or paper (Eq. 4 of arXiv:2605.30154).")] = "rms_gain",
-    variance_penalty: Annotated[float | None, typer.Option(help="λ of --criterion paper.")] = None,
-    prior: Annotated[str, typer.Option(help="Beta prior on pass rates as ALPHA,BETA; or plug_in for raw k/n.")] = "1,1",
-    bootstrap: Annotated[int, typer.Option(min=0, help="Draws for the intervals; 0 for none.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
-    level: Annotated[float, typer.Option(help="Probability of the intervals.")] = 0.9,
-    format: OutputFormat = Format.TEXT,  # noqa: A002  (the option's name)
+    sampled: Annotated[str, typer.Option(help=f"How the pilot was sampled: {_CONDITIONS}.")] = "",
+    training: Annotated[str, typer.Option(help=f"How training samples: {_CONDITIONS}.")] = "",
+    bootstrap: o.Bootstrap = 200,
+    seed: o.Seed = 0,
+    level: o.Level = 0.9,
+    format: o.OutputFormat = o.Format.TEXT,  # noqa: A002  (the option's name)
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Save the objective as JSON, ready for a trainer's adapter.")
     ] = None,
@@ -108,32 +82,38 @@ def recommend(
 
     Example: [bold]rl2ml recommend pilot.csv --metric pass@8 --rollouts-per-prompt 16 -o objective.json[/bold]
     """
-    with _clear_errors():
-        with _progress(f"Reading {pilot} …"):
-            counts = rl2ml.read_pilot(pilot)
-        with _progress("Choosing γ …"):
-            answer = rl2ml.recommend(
-                counts,
-                metric,
-                rollouts_per_prompt,
-                gamma_min=gamma_range[0],
-                gamma_max=gamma_range[1],
-                criterion=criterion,
-                variance_penalty=variance_penalty,
-                prior=_prior(prior),
-                score_model=None if kappa is None else rl2ml.ScoreModel(kappa),
-                baseline=baseline,
-                current=_trainer(current),
-                bootstrap=bootstrap,
-                seed=seed,
-                level=level,
-            )
+    with clear_errors():
+        with progress(f"Reading {pilot} …"):
+            groups = {} if group_by is None else rl2ml.read_pilot_groups(pilot, group_by)
+            counts = reduce(add, groups.values()) if groups else rl2ml.read_pilot(pilot)
+        options: dict[str, Any] = {
+            "gamma_min": gamma_range[0],
+            "gamma_max": gamma_range[1],
+            "criterion": criterion,
+            "variance_penalty": variance_penalty,
+            "prior": o.prior_of(prior),
+            "score_model": o.score_model_of(kappa),
+            "baseline": baseline,
+            "order": order,
+            "filter_groups": filter_groups,
+            "current": o.trainer_of(current),
+            "bootstrap": bootstrap,
+            "seed": seed,
+            "level": level,
+            "sampled": o.conditions_of(sampled),
+            "training": o.conditions_of(training),
+        }
+        with progress("Choosing γ …"):
+            grouped = rl2ml.recommend_groups(groups, metric, rollouts_per_prompt, **options) if groups else None
+            answer = grouped.joint if grouped else rl2ml.recommend(counts, metric, rollouts_per_prompt, **options)
         if answer.objective is not None and output is not None:
             answer.objective.save(output)
-    if format is Format.JSON:
-        typer.echo(json.dumps(answer.to_dict(), allow_nan=False, ensure_ascii=False))
+    if format is o.Format.JSON:
+        show_json(answer.to_dict() if grouped is None else grouped.to_dict())
     else:
-        Console(highlight=False, soft_wrap=True).print(recommendation_text(answer, counts, rollouts_per_prompt))
+        show(recommendation_text(answer, counts, rollouts_per_prompt))
+        if grouped is not None:
+            show(groups_text(grouped))
         if answer.objective is not None and output is not None:
             typer.echo(
                 f"\nSaved {output}. The table for another group size: rl2ml table {output} -n {2 * rollouts_per_prompt}"
@@ -143,63 +123,174 @@ def recommend(
 
 
 @app.command()
+def compare(
+    pilot: o.Pilot,
+    metric: o.MetricName,
+    rollouts_per_prompt: o.Rollouts,
+    trainers: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME,…", help=f"Which trainers, names or γ. Default: {_TRAINERS}."),
+    ] = None,
+    baseline: o.Baseline = "bayes",
+    kappa: o.Kappa = None,
+    gamma_range: o.GammaRange = (0.0, 2.0),
+    criterion: o.CriterionName = "rms_gain",
+    variance_penalty: o.VariancePenalty = None,
+    prior: o.Prior = "empirical_bayes",
+    order: o.Order = None,
+    filter_groups: o.FilterGroups = False,
+    bootstrap: o.Bootstrap = 200,
+    seed: o.Seed = 0,
+    level: o.Level = 0.9,
+    format: o.OutputFormat = o.Format.TEXT,  # noqa: A002  (the option's name)
+) -> None:
+    """Compare known trainers on a pilot: what each really optimizes, its noise, and what it leaves to be gained.
+
+    Example: [bold]rl2ml compare pilot.csv --metric pass@8 --rollouts-per-prompt 16[/bold]
+    """
+    with clear_errors():
+        with progress(f"Reading {pilot} …"):
+            counts = rl2ml.read_pilot(pilot)
+        with progress("Comparing trainers …"):
+            compared = rl2ml.compare(
+                counts,
+                metric,
+                rollouts_per_prompt,
+                trainers=None if trainers is None else [o.trainer_of(name.strip()) for name in trainers.split(",")],
+                gamma_min=gamma_range[0],
+                gamma_max=gamma_range[1],
+                criterion=criterion,
+                variance_penalty=variance_penalty,
+                prior=o.prior_of(prior),
+                score_model=o.score_model_of(kappa),
+                baseline=baseline,
+                order=order,
+                filter_groups=filter_groups,
+                bootstrap=bootstrap,
+                seed=seed,
+                level=level,
+            )
+    if format is o.Format.JSON:
+        show_json(compared.to_dict())
+    else:
+        show(comparison_text(compared))
+    if compared.recommended is None:
+        raise typer.Exit(UNINFORMATIVE)
+
+
+@app.command(no_args_is_help=True, epilog=catalog_help())
+def analyze(
+    trainer: Annotated[str, typer.Argument(help=f"{_TRAINERS}; a γ; or an objective.json.")],
+    rollouts_per_prompt: o.Rollouts,
+    pilot: Annotated[
+        str | None, typer.Option(help=f"On which prompts: a table {o.COLUMNS} Default: pass rates uniform on [0, 1].")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="NAME=VALUE", help="Of the trainer (see below); may be repeated."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="With a γ, the estimator: " + ", ".join(rl2ml.BASELINES) + ".")
+    ] = None,
+    order: Annotated[
+        int | None, typer.Option(min=1, max=MAX_ROLLOUTS, help="With a γ, the truncation order M. Default: N.")
+    ] = None,
+    filter_groups: Annotated[
+        bool, typer.Option("--filter-groups", help="With a γ: the trainer drops groups of equal rewards.")
+    ] = False,
+    kappa: o.Kappa = None,
+    prior: o.Prior = "empirical_bayes",
+    format: o.OutputFormat = o.Format.TEXT,  # noqa: A002  (the option's name)
+) -> None:
+    """Analyze a trainer: what it really optimizes, how noisy it is, and which groups teach it nothing.
+
+    Example: [bold]rl2ml analyze pkpo --parameter k=4 --rollouts-per-prompt 16 --pilot pilot.csv[/bold]
+    """
+    with clear_errors():
+        people = None
+        if pilot is not None:
+            with progress(f"Reading {pilot} …"):
+                people = rl2ml.read_pilot(pilot).population(o.prior_of(prior))
+        given = o.parameters_of(parameter or [])
+        chosen = {"baseline": baseline, "order": order, "filter_groups": filter_groups or None}
+        given |= {name: value for name, value in chosen.items() if value is not None}
+        scores = o.score_model_of(kappa)
+        with progress(f"Analyzing {trainer} …"):
+            found = _analyzed(trainer, rollouts_per_prompt, people, scores, given)
+    if format is o.Format.JSON:
+        show_json(found.to_dict())
+    else:
+        show(analysis_text(found))
+
+
+@app.command()
+def truncation(
+    gamma: Annotated[float, typer.Option(help="γ of the objective.")],
+    rollouts_per_prompt: o.Rollouts,
+    least_pass_rate: Annotated[float, typer.Option(help="The hardest prompts that must count: their pass rate.")],
+    tail: Annotated[float, typer.Option(help="The share of their weight p^−γ that truncation may remove.")] = 0.1,
+    largest_scale: Annotated[float, typer.Option(help="Bound on the update scale of a lone success, α₁.")] = 4.0,
+    format: o.OutputFormat = o.Format.TEXT,  # noqa: A002  (the option's name)
+) -> None:
+    """Which truncation orders M keep the weight of hard prompts and bound that of lone successes.
+
+    Example: [bold]rl2ml truncation --gamma 1 -n 16 --least-pass-rate 0.2[/bold]
+    """
+    with clear_errors():
+        window = rl2ml.truncation_window(
+            gamma, rollouts_per_prompt, least_pass_rate=least_pass_rate, tail=tail, largest_scale=largest_scale
+        )
+    if format is o.Format.JSON:
+        show_json(window.to_dict())
+    else:
+        show(window_text(window))
+
+
+@app.command()
 def table(
     objective: Annotated[Path, typer.Argument(help="An objective.json that recommend, the service or Python saved.")],
-    rollouts_per_prompt: Rollouts,
-    format: OutputFormat = Format.TEXT,  # noqa: A002  (the option's name)
+    rollouts_per_prompt: o.Rollouts,
+    format: o.OutputFormat = o.Format.TEXT,  # noqa: A002  (the option's name)
 ) -> None:
     """Print an objective's advantages for a group size: of a success and of a failure, by success count.
 
     Example: [bold]rl2ml table objective.json --rollouts-per-prompt 8[/bold]
     """
-    with _clear_errors():
+    with clear_errors():
         loaded = rl2ml.Objective.load(objective)
         content = loaded.to_dict(rollouts_per_prompt)
-    if format is Format.JSON:
-        typer.echo(json.dumps(content, allow_nan=False))
-        return
-    console = Console(highlight=False)
-    order = f", truncation order {min(loaded.order, rollouts_per_prompt)}" if loaded.order else ""
-    console.print(
-        f"γ = {loaded.gamma:.4g} ({loaded.baseline} baseline{order}): advantages in a group of {rollouts_per_prompt}"
-    )
-    console.print(advantage_rows(loaded, rollouts_per_prompt))
+    if format is o.Format.JSON:
+        show_json(content)
+    else:
+        show(objective_text(loaded, rollouts_per_prompt))
 
 
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Say what is wrong with usage or data in one line, without a traceback."""
-    try:
-        yield
-    except (rl2ml.RL2MLError, OSError) as error:
-        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
-        typer.echo(f"Error: {reason}", err=True)
-        raise typer.Exit(WRONG) from None
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[None]:
-    """A spinner on standard error, for people only."""
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
-        yield
-        return
-    with console.status(what):
-        yield
-
-
-def _prior(text: str) -> rl2ml.BetaPrior | str:
-    if text == "plug_in":
-        return text
-    try:
-        alpha, beta = (float(part) for part in text.split(","))
-    except ValueError:
-        raise rl2ml.InvalidInput(f"--prior must be ALPHA,BETA such as 1,1, or plug_in; got {text!r:.40}") from None
-    return rl2ml.BetaPrior(alpha, beta)
-
-
-def _trainer(text: str) -> str | float:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _analyzed(
+    trainer: str,
+    num_rollouts: int,
+    people: rl2ml.Population | None,
+    scores: rl2ml.ScoreModel | None,
+    given: dict[str, Any],
+) -> rl2ml.Analysis:
+    """A trainer however it is named; a saved objective on its own pilot, where no other is given."""
+    path = o.objective_path(trainer)
+    if path is None:
+        chosen = o.trainer_of(trainer)
+        if isinstance(chosen, str) and chosen not in rl2ml.KNOWN_TRAINERS:
+            raise rl2ml.InvalidInput(
+                f"TRAINER must be one of {_TRAINERS}, a γ, or the path of an objective.json; got {trainer!r:.60}"
+            )
+        return rl2ml.analyze(chosen, num_rollouts, people, scores, **given)
+    if given:
+        raise rl2ml.InvalidInput(f"{path} says how it estimates: it takes no {next(iter(given))}")
+    saved = rl2ml.Objective.load(path)
+    own = saved.population if isinstance(saved.population, rl2ml.Population) else None
+    people, scores = people or own, scores or saved.score_model
+    # By its table: on other prompts its baseline stays that of its own pilot.
+    found = rl2ml.analyze(saved.table(num_rollouts), num_rollouts, people, scores)
+    found = replace(found, name=path.name, label=f"RL2ML ({saved.baseline})")
+    if saved.filter_groups:
+        order = None if saved.order is None else min(saved.order, num_rollouts)
+        like = rl2ml.analyze(saved.gamma, num_rollouts, people, scores, order=order, filter_groups=True)
+        found = replace(found, kept_share=like.kept_share, kept_weights=like.kept_weights)
+    return found
