@@ -44,9 +44,10 @@ format: $(VENV)/.dev ## apply the style
 	@$(BIN)/ruff check --fix --quiet || true
 	@$(BIN)/ruff format
 
-benchmarks: $(VENV)/.dev ## seconds and requests per second, against the budgets the scripts name
+benchmarks: $(VENV)/.dev ## seconds, requests per second and shares covered, against the budgets the scripts name
 	$(call stage,solver,$(BIN)/python benchmarks/solver.py)
 	$(call stage,http,$(BIN)/python benchmarks/http.py)
+	$(call stage,coverage,$(BIN)/python benchmarks/coverage.py)
 
 image: ## build the container image as $IMAGE (rl2ml)
 	docker build -t $(IMAGE) .

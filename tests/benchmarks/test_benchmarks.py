@@ -25,6 +25,14 @@ def test_solver():
     assert "scaled from" in printed
 
 
+def test_coverage():
+    printed = run("benchmarks/coverage.py", "--quick")
+    share = re.search(r"where the prior family holds \(\d+ rows\): covered (\d+\.\d)%", printed)
+    assert share
+    assert float(share[1]) > 60  # 4 repeats a row: far from 90 % only where something is broken
+    assert re.search(r"^half at \.05, half at \.9 .*100\.0%$", printed, re.MULTILINE)  # and it can tell
+
+
 def test_imports():
     printed = run("benchmarks/imports.py", "--repeats", "1")
     assert re.search(r"median ratio \d+\.\d\d; target", printed)
