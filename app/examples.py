@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["REQUEST_EXAMPLES"]
+__all__ = ["ANALYSIS_EXAMPLES", "REQUEST_EXAMPLES"]
 
 _CELLS = [
     {"num_rollouts": 8, "num_successes": 0, "num_prompts": 30},
@@ -27,10 +27,43 @@ REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
             "budget": {"num_rollouts": 4},
             "current": "grpo",
             "search": {"gamma_min": 0.0, "gamma_max": 2.0, "criterion": "rms_gain"},
-            "estimator": {"baseline": "bayes"},
+            "estimator": {"baseline": "bayes", "order": 4, "filter_groups": False},
             "score_model": {"kappa": 0.1},
-            "prior": {"name": "beta", "alpha": 1, "beta": 1},
+            "prior": {"name": "empirical_bayes"},
             "uncertainty": {"bootstrap": 200, "seed": 0, "level": 0.9},
+            "sampled": {},
+            "training": {},
+        },
+    },
+    "groups": {
+        "summary": "Prompts of two sources: a joint answer, one per source, and whether they differ",
+        "value": {
+            "pilot": {
+                "groups": {
+                    "algebra": {"cells": _CELLS},
+                    "geometry": {
+                        "cells": [
+                            {"num_rollouts": 8, "num_successes": 0, "num_prompts": 40},
+                            {"num_rollouts": 8, "num_successes": 1, "num_prompts": 9},
+                        ]
+                    },
+                }
+            },
+            "metric": {"name": "pass_at_k", "k": 8},
+            "budget": {"num_rollouts": 4},
+        },
+    },
+    "conditions": {
+        "summary": "How the pilot was sampled and how training samples, a stated prior, DAPO's dropping of groups",
+        "value": {
+            "pilot": {"cells": _CELLS},
+            "metric": "pass@8",
+            "budget": {"num_rollouts": 4},
+            "current": "dapo",
+            "estimator": {"baseline": "minimum_variance", "filter_groups": True},
+            "prior": {"alpha": 1, "beta": 1},
+            "sampled": {"temperature": 0.6, "policy": "sft-3", "step": 0},
+            "training": {"temperature": 1.0, "policy": "sft-3", "step": 40},
         },
     },
     "counts": {
@@ -63,5 +96,34 @@ REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
             "budget": {"num_rollouts": 2},
             "current": {"success": [None, 0.5, 0.0], "failure": [0.0, -0.5, None]},
         },
+    },
+}
+
+ANALYSIS_EXAMPLES: dict[str, dict[str, Any]] = {
+    "name": {
+        "summary": "GRPO with 8 rollouts per prompt, for uniform pass rates",
+        "value": {"estimator": "grpo", "num_rollouts": 8},
+    },
+    "parameters": {
+        "summary": "PKPO for pass@4 on a pilot",
+        "value": {
+            "estimator": {"name": "pkpo", "parameters": {"k": 4}},
+            "num_rollouts": 8,
+            "pilot": {"cells": _CELLS},
+        },
+    },
+    "family": {
+        "summary": "A member of the family with every option spelled out",
+        "value": {
+            "estimator": {"gamma": 0.5, "baseline": "bayes", "order": 4, "filter_groups": False},
+            "num_rollouts": 8,
+            "pilot": {"num_rollouts": 8, "num_successes": [0, 3, 1, 0, 8, 5, 0, 2]},
+            "prior": {"alpha": 1, "beta": 1},
+            "score_model": {"kappa": 0.3},
+        },
+    },
+    "table": {
+        "summary": "Your own table of advantages, for groups of 2",
+        "value": {"estimator": {"success": [None, 0.5, 0.0], "failure": [0.0, -0.5, None]}},
     },
 }

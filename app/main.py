@@ -11,7 +11,8 @@ from pydantic.json_schema import models_json_schema
 import rl2ml_core as rl2ml
 from app import problems
 from app.pool import Pool
-from app.routes import health, recommendations
+from app.routes import estimators, health, recommendations
+from app.schemas.common import ProblemDocument
 from app.settings import Settings
 
 __all__ = ["app", "create_app"]
@@ -40,9 +41,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     service.state.settings = chosen
+    service.state.pool = pool
     service.state.recommendations = recommendations.Recommendations(chosen, pool)
     problems.install(service)
-    for routes in (health, recommendations):
+    for routes in (health, recommendations, estimators):
         service.include_router(routes.router)
 
     def openapi() -> dict[str, Any]:
@@ -52,7 +54,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             )
             # Bodies are read by hand (see bodies.py), so their schemas are added by hand.
             _, schemas = models_json_schema(
-                [(model, "validation") for model in recommendations.DOCUMENTED],
+                [
+                    (model, "validation")
+                    for model in (*recommendations.DOCUMENTED, *estimators.DOCUMENTED, ProblemDocument)
+                ],
                 ref_template="#/components/schemas/{model}",
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])

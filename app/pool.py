@@ -25,6 +25,24 @@ class Pool:
         self._executor: ProcessPoolExecutor | None = None
         self._jobs = 0
 
+    def takes(self, milliseconds: float) -> bool:
+        """Whether a solve predicted to take so long is for the pool, not for this process."""
+        return milliseconds > self._settings.inline_milliseconds
+
+    async def solve(self, milliseconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of a module here where that is predicted to be short, else as `run` does.
+
+        Raises:
+            Problem: as `run`; "not-ready" when the service stops meanwhile.
+        """
+        if not self.takes(milliseconds):
+            return function(*args, **kwargs)
+        try:
+            return await self.run(function, *args, **kwargs)
+        except asyncio.CancelledError:
+            # The server stops and waits no longer: say so, rather than nothing.
+            raise Problem("not-ready", "the service is stopping") from None
+
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of a module in a child process.
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -15,7 +15,17 @@ from starlette.exceptions import HTTPException
 
 from rl2ml_core.errors import InvalidInput, RL2MLError
 
-__all__ = ["MEDIA_TYPE", "PROBLEM_TYPES", "Problem", "documented", "from_invalid_input", "from_validation", "install"]
+__all__ = [
+    "MEDIA_TYPE",
+    "PROBLEM_TYPES",
+    "SOLVE_PROBLEMS",
+    "Problem",
+    "documented",
+    "from_invalid_input",
+    "from_validation",
+    "in_a_group",
+    "install",
+]
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20
@@ -36,10 +46,20 @@ PROBLEM_TYPES = {
     "deadline-exceeded": (503, "The solve took longer than this service allows"),
     "not-ready": (503, "The service is not ready"),
 }
+#: Statuses of whatever takes a body and solves, as the OpenAPI document describes them.
+SOLVE_PROBLEMS = {
+    400: "Not JSON",
+    413: "Body too large",
+    415: "Not uncompressed application/json",
+    422: "Not valid, or beyond a limit",
+    503: "Overloaded, or past the deadline",
+}
 _BY_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 415: "unsupported-media-type"}
 
 # What a pointer may repeat of a request: names that could be ours. Anything else is left out.
 _HARMLESS = re.compile(r"[a-z][a-z0-9_]{0,39}")
+#: Below it all names are the client's own: no pointer goes further.
+_GROUPS = "groups"
 
 
 class Problem(Exception):
@@ -78,8 +98,19 @@ def from_validation(error: ValidationError, tags: frozenset[str]) -> Problem:
     errors = []
     for item in found[:MAX_ERRORS]:
         path = [part for part in item["loc"] if part not in tags]
-        errors.append((_pointer(path), _message(item)))
+        errors.append(_of_a_group(path, _message(item)) if _GROUPS in path[:-1] else (_pointer(path), _message(item)))
     return Problem("invalid-request", errors=errors)
+
+
+def _of_a_group(path: Sequence[Any], message: str) -> tuple[str, str]:
+    """Pointer and detail, with the place within the group in the detail."""
+    end = path.index(_GROUPS) + 1
+    return _pointer(path[:end]), in_a_group(_pointer(path[end + 1 :]).removeprefix("#/"), message)
+
+
+def in_a_group(place: str, message: str) -> str:
+    """What is wrong at a place (such as `cells/3`) of a group whose name is not repeated."""
+    return f"{place} of a group: {message}" if place != "#" else f"a group's name or content: {message}"
 
 
 def _message(item: ErrorDetails) -> str:
@@ -87,17 +118,17 @@ def _message(item: ErrorDetails) -> str:
     kind = item["type"]
     if kind == "extra_forbidden":
         return "unknown field"
-    if kind == "model_type":
+    if kind in ("model_type", "dict_type"):
         return "expected an object"
     if kind == "union_tag_invalid":
         expected = str(item["ctx"]["expected_tags"]).removesuffix(", 'metric:text'")
         return f"name must be one of {expected.replace('prior:', '')}"
     if kind == "union_tag_not_found":
         return "expected an object with a name, or text such as pass@8"
-    return item["msg"].removeprefix("Value error, ")
+    return item["msg"].removeprefix("Value error, ").replace("Dictionary", "Object")
 
 
-def from_invalid_input(error: InvalidInput, pointers: dict[str, str]) -> Problem:
+def from_invalid_input(error: InvalidInput, pointers: Mapping[str, str]) -> Problem:
     """The problem of values that the mathematics refuses; `pointers` says where each argument stands in the body."""
     pointer = pointers.get(error.field or "", "#")
     if error.index is not None and pointer != "#":

@@ -1,54 +1,63 @@
-"""From a request to an answer: the same function inline and in a pool process, and the cost that decides which."""
+"""From a recommendation's request to its answer: the same function here and in a pool process, and its cost."""
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
-import numpy as np
-from pydantic_core import to_json
-
 import rl2ml_core as rl2ml
-from app.problems import Problem, from_invalid_input
-from app.schemas.common import (
-    BetaPriorChoice,
-    CellsPilot,
-    CountsPilot,
-    LogSuccessMetric,
-    MixtureMetric,
-    PassAtKMetric,
-    RatesPilot,
-    Table,
-)
+from app.answers import as_json
+from app.schemas.common import GroupsPilot, Table
 from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
-from rl2ml_core.selection.metrics import quadrature_nodes
+from app.values import (
+    check_size,
+    check_time,
+    conditions_of,
+    groups_of,
+    limit,
+    metric_of,
+    narrowest_law,
+    pilot_of,
+    plain,
+    prior_of,
+    refusing,
+    scores_of,
+    size_of,
+    table_of,
+)
+from rl2ml_core.objective.quadrature import quadrature_nodes
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
 
 __all__ = ["Question", "answer"]
 
-#: Where each argument of the core stands in the body.
 _POINTERS = {
-    "num_successes": "#/pilot/num_successes",
-    "num_rollouts": "#/pilot/num_rollouts",
-    "pass_rates": "#/pilot/pass_rates",
-    "cells": "#/pilot/cells",
     "gamma_min": "#/search/gamma_min",
     "gamma_max": "#/search/gamma_max",
     "variance_penalty": "#/search/variance_penalty",
     "baseline": "#/estimator/baseline",
+    "order": "#/estimator/order",
+    "filter_groups": "#/estimator/filter_groups",
     "current": "#/current",
-    "metric": "#/metric",
-    "prior": "#/prior",
-    "score_model": "#/score_model",
+    "sampled/policy": "#/sampled/policy",
+    "training/policy": "#/training/policy",
 }
+
+#: What a group's answer keeps of a recommendation: what one compares groups by, and what to train with.
+_OF_A_GROUP = ("summary", "gamma", "status", "interval", "near_optimal", "objective")
+#: A number of an answer takes as much memory as so many of a solve: it is a Python object, then text.
+_ANSWERED = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Question:
     """A validated request in the core's terms: what is solved, hashed, and sent to pool processes."""
 
-    pilot: rl2ml.PilotHistogram | rl2ml.Population
+    pilot: rl2ml.PilotHistogram | rl2ml.Population  # of all groups together, where there are any
+    groups: dict[str, rl2ml.PilotHistogram]
     metric: rl2ml.Metric
     num_rollouts: int
     options: dict[str, Any]  # keyword arguments of `recommend`
@@ -60,73 +69,88 @@ class Question:
         Raises:
             Problem: a limit exceeded, or values that the core refuses.
         """
-        _check_sizes(request, settings)
-        try:
+        check_size(request.pilot, settings)
+        num_rollouts = request.budget.num_rollouts
+        limit(num_rollouts, settings.max_num_rollouts, "#/budget/num_rollouts", "rollouts per prompt")
+        limit(request.search.gamma_max, settings.max_gamma, "#/search/gamma_max", "γ")
+        limit(request.uncertainty.bootstrap, settings.max_bootstrap, "#/uncertainty/bootstrap", "draws")
+        with refusing(_POINTERS, request.pilot):
+            groups = groups_of(request.pilot) if isinstance(request.pilot, GroupsPilot) else {}
             question = cls(
-                _pilot(request.pilot),
-                _judged(request.metric),
-                request.budget.num_rollouts,
+                pilot_of(request.pilot) if not isinstance(request.pilot, GroupsPilot) else reduce(add, groups.values()),
+                groups,
+                metric_of(request.metric),
+                num_rollouts,
                 {
                     "gamma_min": request.search.gamma_min,
                     "gamma_max": request.search.gamma_max,
                     "criterion": request.search.criterion,
                     "variance_penalty": _variance_penalty(request),
-                    "prior": rl2ml.BetaPrior(request.prior.alpha, request.prior.beta)
-                    if isinstance(request.prior, BetaPriorChoice)
-                    else "plug_in",
+                    "prior": prior_of(request.prior),
                     "score_model": _score_model(request),
                     "baseline": request.estimator.baseline,
-                    "current": _current(request.current),
+                    "order": _order(request),
+                    "filter_groups": request.estimator.filter_groups,
+                    "current": table_of(request.current, "current")
+                    if isinstance(request.current, Table)
+                    else request.current,
                     "bootstrap": request.uncertainty.bootstrap,
                     "seed": request.uncertainty.seed,
                     "level": request.uncertainty.level,
+                    "sampled": conditions_of(request.sampled, "sampled"),
+                    "training": conditions_of(request.training, "training"),
                 },
             )
-        except rl2ml.InvalidInput as error:
-            pointers = _POINTERS
-            if isinstance(request.pilot, CellsPilot):
-                pointers = _POINTERS | dict.fromkeys(("num_successes", "num_rollouts"), "#/pilot/cells")
-            raise from_invalid_input(error, pointers) from None
-        _check_work(question, settings)
+        question._check_work(settings)
         return question
 
-    @property
-    def num_cells(self) -> int:
-        """Cells of the pilot."""
-        return self.pilot.num_cells if isinstance(self.pilot, rl2ml.PilotHistogram) else int(self.pilot.weights.size)
-
-    @property
+    @cached_property
     def id(self) -> str:
         """A hash of the question and of the version of the numbers: every form of one pilot has one id."""
-        if isinstance(self.pilot, rl2ml.PilotHistogram):
-            pilot: Any = self.pilot.cells()
+        pilot: Any
+        if self.groups:
+            pilot = {name: group.cells() for name, group in self.groups.items()}
+        elif isinstance(self.pilot, rl2ml.PilotHistogram):
+            pilot = self.pilot.cells()
         else:
             pilot = sorted(zip(self.pilot.pass_rates.tolist(), self.pilot.weights.tolist(), strict=True))
-        options = {name: _plain(value) for name, value in self.options.items()}
+        options = {name: plain(value) for name, value in self.options.items()}
         content = [rl2ml.METHOD_VERSION, pilot, self.metric.name, self.num_rollouts, options]
         text = json.dumps(content, sort_keys=True, allow_nan=False).encode()
         return f"rec_{hashlib.sha256(text).hexdigest()[:32]}"
 
     @property
     def milliseconds(self) -> float:
-        """Predicted time of the solve (benchmarks/http.py prints it beside the measured one)."""
-        cells, n, nodes = self.num_cells, self.num_rollouts, self.gamma_nodes
+        """Predicted time of all solves (benchmarks/http.py prints it beside the measured one)."""
+        return sum(map(self._milliseconds, self._solves))
+
+    def _milliseconds(self, cells: int) -> float:
+        """Of one solve: fitted to hundreds of questions of all kinds and sizes, and mostly within a factor of 1.5."""
+        n, nodes, priors, held = self.num_rollouts, self.gamma_nodes, self._priors, self._priors_held
         draws: int = self.options["bootstrap"]
-        per_cell = nodes if draws or self._is_paper else 0.0  # values of γ computed for every cell apart
-        return (
-            1
-            + 1e-2 * cells
-            + 3e-4 * cells * n * len(self._parts)
-            + 2e-4 * nodes * n
-            + per_cell * cells * (1e-4 + 1e-5 * n)
-            + draws * (1e-4 * cells + 1e-5 * nodes + 2e-7 * nodes**2)
-            + self.quadrature_nodes * (3e-5 * cells + 1e-4 * n + 2e-7 * cells * n)
+        # Criteria that need every γ for every cell apart: Eq. 4 does, as the one asked for or to be compared with.
+        apart = priors + held if self._is_paper else 1 + held * (4 * n > 3 * nodes)
+        found = (
+            0.5
+            + 8e-3 * cells
+            + 4e-3 * nodes
+            + 1e-4 * nodes * n
+            + priors * (0.35 + 1.2e-5 * nodes * n + 7e-5 * cells * n * len(self._parts))
+            + 8e-7 * apart * cells * n * nodes
+            + draws * nodes * (5e-5 + 1e-7 * nodes)
+            + draws * held * cells * (9e-6 + 3e-8 * min(3 * nodes, 4 * n))
         )
+        if not self.quadrature_nodes:
+            return found
+        integrated = 1 if self._is_paper else priors
+        # A large basis of polynomials is made anew for every run of cells.
+        bases = 1 if self.quadrature_nodes * n <= 1 << 20 else integrated * math.ceil(cells * n / (1 << 18))
+        return found + self.quadrature_nodes * (integrated * cells * (1.5e-5 + 4e-8 * n) + 2.5e-5 * bases * n)
 
     @property
     def cell_values(self) -> float:
-        """Numbers held at once for every cell apart: three terms at each γ, where draws or Eq. 4 need them."""
-        return 3 * self.num_cells * self.gamma_nodes if self.options["bootstrap"] or self._is_paper else 0.0
+        """Numbers held at once for every cell apart: three terms at each γ, under every prior that is drawn."""
+        return 3 * size_of(self.pilot) * self.gamma_nodes * max(self._priors_held, 1)
 
     @property
     def gamma_nodes(self) -> float:
@@ -134,14 +158,40 @@ class Question:
         width: float = self.options["gamma_max"] - self.options["gamma_min"]
         return 30 * max(1.0, width)
 
-    @property
+    @cached_property
     def quadrature_nodes(self) -> int:
         """Points at which logarithms are integrated over every cell, all parts of the metric together. E13."""
-        prior = self.options["prior"]
-        if isinstance(self.pilot, rl2ml.Population) or not isinstance(prior, rl2ml.BetaPrior):
+        logarithms = sum(isinstance(part, rl2ml.LogSuccess) for part in self._parts)
+        if not logarithms:
             return 0
-        narrowest = int(self.pilot.num_rollouts.max()) + prior.alpha + prior.beta + self.num_rollouts
-        return quadrature_nodes(narrowest) * sum(isinstance(part, rl2ml.LogSuccess) for part in self._parts)
+        # Whatever the prior, the answer is checked against others, the one that fits among them.
+        prior = self.options["prior"]
+        narrowest = narrowest_law(self.pilot, "empirical_bayes" if prior == "plug_in" else prior)
+        return 0 if narrowest is None else logarithms * quadrature_nodes(narrowest + self.num_rollouts)
+
+    @property
+    def _priors(self) -> int:
+        """Priors that the criterion is evaluated under: the asked one, those it is checked against, and fits nearby."""
+        if isinstance(self.pilot, rl2ml.Population):
+            return 1
+        if self.options["prior"] == "plug_in":
+            return 3
+        return 8 if self.options["prior"] == "empirical_bayes" and self.options["bootstrap"] else 4
+
+    @property
+    def _priors_held(self) -> int:
+        """Of these, those between which draws lie."""
+        if isinstance(self.pilot, rl2ml.Population) or not self.options["bootstrap"]:
+            return 0
+        return {"plug_in": 1, "empirical_bayes": 5}.get(self.options["prior"], 3)
+
+    @cached_property
+    def _solves(self) -> list[int]:
+        """Cells of every solve: all together; with groups each one's own, and all others together."""
+        cells = size_of(self.pilot)
+        if len(self.groups) < 2:
+            return [cells]
+        return [cells, *(size for group in self.groups.values() for size in (group.num_cells, cells))]
 
     @property
     def _parts(self) -> list[rl2ml.Metric]:
@@ -151,6 +201,19 @@ class Question:
     def _is_paper(self) -> bool:
         return bool(self.options["criterion"] == "paper")
 
+    def _check_work(self, settings: Settings) -> None:
+        """Limits on what the solves would allocate and take."""
+        cells, most = sum(self._solves), settings.max_work
+        limit(size_of(self.pilot), settings.max_cells, "#/pilot", "distinct cells")
+        limit(cells * self.num_rollouts, most, "#/pilot", "cells × rollouts per prompt")
+        limit(cells * self.quadrature_nodes, most, "#/metric", "cells × quadrature nodes")
+        limit(self.cell_values, most, "#/search/gamma_max", "3 × cells × values of γ (30 per unit) × priors drawn")
+        limit(cells * self.options["bootstrap"], settings.max_draw_cells, "#/uncertainty/bootstrap", "draws × cells")
+        if self.groups:
+            numbers = 3 * self.num_rollouts * (1 + len(self.groups))
+            limit(_ANSWERED * numbers, most, "#/pilot/groups", "24 × (1 + groups) × rollouts per prompt")
+        check_time(self.milliseconds, settings)
+
 
 def answer(question: Question, identity: str) -> bytes:
     """Solve, and give the answer as JSON.
@@ -158,110 +221,39 @@ def answer(question: Question, identity: str) -> bytes:
     Raises:
         Problem: values that the core refuses.
     """
-    try:
-        recommendation = rl2ml.recommend(question.pilot, question.metric, question.num_rollouts, **question.options)
-    except rl2ml.InvalidInput as error:
-        raise from_invalid_input(error, _POINTERS | {"num_rollouts": "#/budget/num_rollouts"}) from None
-    body = to_json({"id": identity, **recommendation.to_dict()}, inf_nan_mode="constants")
-    if b"NaN" in body or b"Infinity" in body:
-        raise ArithmeticError("the answer holds a number that JSON has no word for")
-    return body
+    groups = None
+    with refusing(_POINTERS | {"num_rollouts": "#/budget/num_rollouts"}):
+        if question.groups:
+            grouped = rl2ml.recommend_groups(
+                question.groups, question.metric, question.num_rollouts, **question.options
+            )
+            recommendation, groups = grouped.joint, _groups_answer(grouped)
+        else:
+            recommendation = rl2ml.recommend(question.pilot, question.metric, question.num_rollouts, **question.options)
+    return as_json({"id": identity, **recommendation.to_dict(), "groups": groups})
 
 
-def _check_sizes(request: RecommendationRequest, settings: Settings) -> None:
-    """Limits that need no arithmetic, before anything is allocated."""
-    pilot = request.pilot
-    if isinstance(pilot, CellsPilot):
-        _limit(len(pilot.cells), settings.max_cells, "#/pilot/cells", "cells")
-    elif isinstance(pilot, CountsPilot):
-        _limit(len(pilot.num_successes), settings.max_prompts, "#/pilot/num_successes", "prompts")
-    else:
-        _limit(len(pilot.pass_rates), settings.max_prompts, "#/pilot/pass_rates", "prompts")
-    _limit(request.budget.num_rollouts, settings.max_num_rollouts, "#/budget/num_rollouts", "rollouts per prompt")
-    _limit(request.search.gamma_max, settings.max_gamma, "#/search/gamma_max", "γ")
-    _limit(request.uncertainty.bootstrap, settings.max_bootstrap, "#/uncertainty/bootstrap", "draws")
+def _groups_answer(grouped: rl2ml.GroupedRecommendation) -> dict[str, Any]:
+    by_group = []
+    for group in grouped.groups:
+        content = group.to_dict()
+        own = content.pop("recommendation")
+        by_group.append(content | {name: own[name] for name in _OF_A_GROUP})
+    return {"summary": grouped.summary, "differ": grouped.differ, "by_group": by_group}
 
 
-def _check_work(question: Question, settings: Settings) -> None:
-    """Limits on what a solve would allocate."""
-    cells = question.num_cells
-    _limit(cells, settings.max_cells, "#/pilot", "distinct cells")
-    _limit(cells * question.num_rollouts, settings.max_work, "#/pilot", "cells × rollouts per prompt")
-    _limit(cells * question.quadrature_nodes, settings.max_work, "#/metric", "cells × quadrature nodes")
-    _limit(question.cell_values, settings.max_work, "#/search/gamma_max", "3 × cells × values of γ (30 per unit)")
-    _limit(cells * question.options["bootstrap"], settings.max_draw_cells, "#/uncertainty/bootstrap", "draws × cells")
-
-
-def _limit(value: float, limit: float, pointer: str, what: str) -> None:
-    if value > limit:
-        raise Problem("limit-exceeded", errors=[(pointer, f"at most {limit:,.12g} {what}")])
-
-
-def _pilot(pilot: CellsPilot | CountsPilot | RatesPilot) -> rl2ml.PilotHistogram | rl2ml.Population:
-    if isinstance(pilot, CellsPilot):
-        return rl2ml.PilotHistogram.from_cells(
-            [(cell.num_rollouts, cell.num_successes, cell.num_prompts) for cell in pilot.cells]
-        )
-    if isinstance(pilot, CountsPilot):
-        return rl2ml.PilotHistogram.from_counts(pilot.num_successes, pilot.num_rollouts)
-    if pilot.num_rollouts is not None:
-        return rl2ml.PilotHistogram.from_pass_rates(pilot.pass_rates, pilot.num_rollouts)
-    rates, counts = np.unique(np.abs(pilot.pass_rates), return_counts=True)
-    return rl2ml.Population.from_pass_rates(rates, counts)
-
-
-def _judged(metric: PassAtKMetric | LogSuccessMetric | MixtureMetric | str) -> rl2ml.Metric:
-    try:
-        return _metric(metric)
-    except rl2ml.InvalidInput as error:
-        raise rl2ml.InvalidInput(str(error), field="metric") from None
-
-
-def _metric(metric: PassAtKMetric | LogSuccessMetric | MixtureMetric | str) -> rl2ml.Metric:
-    if isinstance(metric, str):
-        return rl2ml.parse_metric(metric)
-    if isinstance(metric, PassAtKMetric):
-        return rl2ml.PassAtK(metric.k)
-    if isinstance(metric, LogSuccessMetric):
-        return rl2ml.LogSuccess(metric.tau)
-    parts: dict[rl2ml.Metric, float] = {}
-    for part in metric.parts:
-        leaf = _metric(part.metric)
-        parts[leaf] = parts.get(leaf, 0.0) + part.weight
-    # One part of weight 1 is that metric, as it is in text: one question, one id.
-    return leaf if list(parts.values()) == [1] else rl2ml.Mixture(parts)
+def _order(request: RecommendationRequest) -> int | None:
+    """An order of N is no truncation: one question, one id."""
+    return None if request.estimator.order == request.budget.num_rollouts else request.estimator.order
 
 
 def _score_model(request: RecommendationRequest) -> rl2ml.ScoreModel | None:
-    choice = request.score_model
-    if choice is None:
-        return None
-    model = rl2ml.ScoreModel(choice.kappa, choice.kappa_spread)
+    model = scores_of(request.score_model)
     # Spelled out or left out, the default is one question; but Eq. 4 has proxies of its own to default to.
-    return None if model.is_default and request.search.criterion != "paper" else model
+    is_default = model is not None and model.is_default and request.search.criterion != "paper"
+    return None if is_default else model
 
 
 def _variance_penalty(request: RecommendationRequest) -> float | None:
     penalty = request.search.variance_penalty
     return DEFAULT_VARIANCE_PENALTY if penalty is None and request.search.criterion == "paper" else penalty
-
-
-def _current(current: str | float | Table) -> str | float | rl2ml.AdvantageTable:
-    if not isinstance(current, Table):
-        return current
-    success, failure = ([x or 0.0 for x in side] for side in (current.success, current.failure))
-    try:
-        return rl2ml.AdvantageTable(np.array(success), np.array(failure))
-    except rl2ml.InvalidInput as error:
-        raise rl2ml.InvalidInput(str(error), field="current") from None
-
-
-def _plain(value: Any) -> Any:
-    """An option as JSON, for the hash."""
-    if isinstance(value, rl2ml.AdvantageTable):
-        return [value.success.tolist(), value.failure.tolist()]
-    if isinstance(value, rl2ml.BetaPrior):
-        return [value.alpha, value.beta]
-    if isinstance(value, rl2ml.ScoreModel):
-        return value.to_dict()
-    return value

@@ -28,6 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 import numpy as np
 
 import rl2ml_core as rl2ml
+from app.analyzing import Inquiry
+from app.schemas.estimators import AnalysisRequest
 from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
 from app.solving import Question
@@ -35,7 +37,7 @@ from app.solving import Question
 ROOT = Path(__file__).resolve().parent.parent
 CONNECTIONS = (1, 4, 16)
 PILOT_PROMPTS, PILOT_ROLLOUTS, ROLLOUTS = 256, 16, 8
-PATH = "/v1/recommendations"
+PATH, ANALYSES = "/v1/recommendations", "/v1/estimators/analyses"
 STARTED = re.compile(r"RL2ML serves http://([\d.]+):(\d+) ")
 
 
@@ -63,8 +65,13 @@ def question(pilot: list[dict[str, int]], rollouts: int = ROLLOUTS, **options: o
     return json.dumps(body, separators=(",", ":")).encode()
 
 
-def post(body: bytes) -> bytes:
-    head = f"POST {PATH} HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+def analysis(pilot: list[dict[str, int]] | None, rollouts: int, estimator: object) -> bytes:
+    known = {} if pilot is None else {"pilot": {"cells": pilot}}
+    return json.dumps({"estimator": estimator, "num_rollouts": rollouts, **known}, separators=(",", ":")).encode()
+
+
+def post(body: bytes, path: str = PATH) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: b\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 
@@ -228,30 +235,71 @@ async def measure_rates(address: tuple[str, int], seconds: float) -> dict[tuple[
 async def measure_predictions(address: tuple[str, int], quick: bool) -> None:
     rng = np.random.default_rng(2)
     none = {"uncertainty": {"bootstrap": 0}}
-    cases: list[tuple[str, int | None, int, dict[str, object]]] = [
+    stated = {"prior": {"alpha": 1, "beta": 1}}
+    asked: list[tuple[str, int | None, int, dict[str, object]]] = [
         ("17 cells, N = 8, no draws", None, 8, none),
         ("17 cells, N = 8", None, 8, {}),
+        ("17 cells, N = 8, stated prior", None, 8, stated),
+        ("17 cells, N = 8, minimum variance", None, 8, {"estimator": {"baseline": "minimum_variance"}}),
+        ("17 cells, N = 8, Eq. 4", None, 8, {"search": {"criterion": "paper"}}),
         ("129 cells, N = 64", 129, 64, {}),
         ("129 cells, N = 64, γ up to 20", 129, 64, {"search": {"gamma_max": 20.0}}),
         ("129 cells, N = 64, log-success", 129, 64, {"metric": "log:0.01"}),
         ("2,000 cells, N = 256", 2000, 256, {}),
+        ("10,001 cells, N = 8", 10_001, 8, {}),
+        ("10,001 cells, N = 8, stated prior", 10_001, 8, stated),
         ("9 cells, N = 65,536", 9, 65_536, {}),
     ]
     loop = asyncio.get_running_loop()
     _, connection = await loop.create_connection(Connection, *address)
-    print(f"\n{'one at a time':<34}{'where':>8}{'predicted ms':>14}{'measured ms':>13}{'measured/predicted':>20}")
-    for name, cells, n, options in cases[: 6 if quick else None]:
+
+    async def measure(name: str, path: str, bodies: Iterator[bytes], predict: Callable[[bytes], float]) -> None:
         taken, predicted = [], 0.0
-        for pilot in itertools.islice(pilots(rng, cells), 3 if quick else 6):
-            body = question(pilot, n, **options)
-            predicted = Question.of(RecommendationRequest.model_validate_json(body), Settings()).milliseconds
+        for body in itertools.islice(bodies, 3 if quick else 6):
+            predicted = predict(body)
             start = time.perf_counter()
-            status, _ = await connection.ask(post(body))
+            status, _ = await connection.ask(post(body, path))
             taken.append((time.perf_counter() - start) * 1e3)
             assert status == 200, status
         measured = statistics.median(taken[1:])  # the first may have started a child
         where = "here" if predicted <= Settings().inline_milliseconds else "pool"
-        print(f"{name:<34}{where:>8}{predicted:>14.1f}{measured:>13.1f}{measured / predicted:>20.2f}")
+        print(f"{name:<40}{where:>6}{predicted:>14.1f}{measured:>13.1f}{measured / predicted:>20.2f}")
+
+    def of_a_question(body: bytes) -> float:
+        return Question.of(RecommendationRequest.model_validate_json(body), Settings()).milliseconds
+
+    def of_an_analysis(body: bytes) -> float:
+        return Inquiry.of(AnalysisRequest.model_validate_json(body), Settings()).milliseconds
+
+    print(f"\n{'one at a time':<40}{'where':>6}{'predicted ms':>14}{'measured ms':>13}{'measured/predicted':>20}")
+    for name, cells, n, options in asked[: 10 if quick else None]:
+        bodies = (question(pilot, n, **options) for pilot in pilots(rng, cells))
+        await measure(name, PATH, bodies, of_a_question)
+    for groups in (2, 12):
+        parts = pilots(rng)
+        bodies = (
+            json.dumps(
+                {
+                    "pilot": {"groups": {f"source {i}": {"cells": next(parts)} for i in range(groups)}},
+                    "metric": "pass@8",
+                    "budget": {"num_rollouts": 8},
+                }
+            ).encode()
+            for _ in itertools.count()
+        )
+        await measure(f"{groups} groups of 17 cells, N = 8", PATH, bodies, of_a_question)
+    analyzed: list[tuple[str, int | None, int, object]] = [
+        ("analysis: GRPO, N = 8", 0, 8, "grpo"),
+        ("analysis: GRPO, N = 8, 17 cells", None, 8, "grpo"),
+        ("analysis: minimum variance, 129 cells", 129, 64, {"gamma": 1, "baseline": "minimum_variance"}),
+        ("analysis: GRPO, N = 128", 0, 128, "grpo"),
+        ("analysis: GRPO, N = 1,024, 17 cells", None, 1024, "grpo"),
+        ("analysis: GRPO, N = 8, 10,001 cells", 10_001, 8, "grpo"),
+        ("analysis: GRPO, N = 65,536", 0, 65_536, "grpo"),
+    ]
+    for name, cells, n, estimator in analyzed[: 6 if quick else None]:
+        bodies = (analysis(None if cells == 0 else pilot, n, estimator) for pilot in pilots(rng, cells or None))
+        await measure(name, ANALYSES, bodies, of_an_analysis)
     connection.close()
 
 

@@ -6,25 +6,21 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
-from pydantic_core import from_json
 
-from app.bodies import read_json
+from app.answers import conditional
+from app.bodies import described, read_body
 from app.examples import REQUEST_EXAMPLES
 from app.pool import Pool
-from app.problems import Problem, documented, from_validation
-from app.schemas.common import TAGS, ProblemDocument
+from app.problems import SOLVE_PROBLEMS, Problem, documented
 from app.schemas.recommendations import RecommendationAnswer, RecommendationRequest
 from app.settings import Settings
 from app.solving import Question, answer
 
-__all__ = ["Recommendations", "router"]
+__all__ = ["DOCUMENTED", "Recommendations", "router"]
 
 router = APIRouter(prefix="/v1/recommendations", tags=["recommendations"])
 
-#: What a cell is written with. A flood of names or brackets would cost up to a kilobyte each to refuse one by one.
-_CELL_MARKS = ((b'"', 6), (b"{", 1), (b"[", 1))
-_OTHER_MARKS = 2_000
+DOCUMENTED = (RecommendationRequest,)
 
 
 class Recommendations:
@@ -42,7 +38,7 @@ class Recommendations:
         known = self.get(identity)
         if known is not None:
             return identity, known
-        if question.milliseconds <= self._settings.inline_milliseconds:
+        if not self._pool.takes(question.milliseconds):
             body = answer(question, identity)
             self._keep(identity, body)
             return identity, body
@@ -77,53 +73,24 @@ class Recommendations:
             self._bytes -= len(self._kept.popitem(last=False)[1])
 
 
-_PROBLEMS = {
-    400: "Not JSON",
-    413: "Body too large",
-    415: "Not uncompressed application/json",
-    422: "Not valid, or beyond a limit",
-    503: "Overloaded, or past the deadline",
-}
-
-
 @router.post(
     "",
     summary="Recommend an objective",
     response_class=Response,
     responses={
         200: {"model": RecommendationAnswer, "description": "The recommendation; flat and uninformative ones too"},
-        **documented(_PROBLEMS),
+        **documented(SOLVE_PROBLEMS),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": "#/components/schemas/RecommendationRequest"},
-                    "examples": REQUEST_EXAMPLES,
-                }
-            },
-        }
-    },
+    openapi_extra=described(RecommendationRequest, REQUEST_EXAMPLES),
 )
 async def create(request: Request) -> Response:
     """From a pilot, a metric and a budget to the γ, the table of advantages and how sure they are.
 
     Deterministic: the same question has the same `id` and answer, whichever form its pilot takes.
     """
-    settings: Settings = request.app.state.settings
-    body = await read_json(request, settings.max_body_bytes)
-    if any(body.count(mark) > per_cell * settings.max_cells + _OTHER_MARKS for mark, per_cell in _CELL_MARKS):
-        raise Problem("limit-exceeded", f"more names or brackets than a pilot of {settings.max_cells:,} cells needs")
-    try:
-        # In two steps: validating JSON directly copies the whole input for every error and every choice of a union.
-        parsed = RecommendationRequest.model_validate(from_json(body, allow_inf_nan=False))
-    except ValidationError as error:
-        raise from_validation(error, TAGS) from None
-    except ValueError as error:
-        raise Problem("malformed-json", str(error)) from None
+    question = Question.of(await read_body(request, RecommendationRequest), request.app.state.settings)
     recommendations: Recommendations = request.app.state.recommendations
-    identity, content = await recommendations.of(Question.of(parsed, settings))
+    identity, content = await recommendations.of(question)
     location = f"{request.scope.get('root_path', '')}/v1/recommendations/{identity}"
     return Response(
         content,
@@ -148,10 +115,4 @@ async def read(request: Request, identity: str, if_none_match: Annotated[str | N
     content = recommendations.get(identity)
     if content is None:
         raise Problem("not-found")
-    tag = f'"{identity}"'
-    if if_none_match is not None and (if_none_match.strip() == "*" or tag in if_none_match):
-        return Response(status_code=304, headers={"ETag": tag})
-    return Response(content, media_type="application/json", headers={"ETag": tag})
-
-
-DOCUMENTED = (RecommendationRequest, ProblemDocument)
+    return conditional(content, identity, if_none_match)

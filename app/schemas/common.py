@@ -3,18 +3,21 @@
 Types and sizes are checked here, mathematics in the core's constructors.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 
 from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS
+from rl2ml_core.objective.population import LEAST_KAPPA
 from rl2ml_core.pilot.histogram import MAX_PILOT_ROLLOUTS
+from rl2ml_core.pilot.tables import LONGEST_GROUP, MAX_GROUPS
 from rl2ml_core.selection.metrics import MAX_K
 
 __all__ = [
     "TAGS",
     "Answer",
+    "ConditionsChoice",
     "DiagnosticAnswer",
     "Gamma",
     "Metric",
@@ -22,8 +25,10 @@ __all__ = [
     "Prior",
     "ProblemDocument",
     "ScoreModelChoice",
+    "SinglePilot",
     "Strict",
     "Table",
+    "fields_of",
     "is_object",
     "one_of",
     "unsigned",
@@ -50,10 +55,6 @@ def one_of(names: Collection[str]) -> tuple[AfterValidator, WithJsonSchema]:
         return value
 
     return AfterValidator(check), WithJsonSchema({"type": "string", "enum": list(names)})
-
-
-def is_object(value: Any) -> bool:
-    return isinstance(value, (dict, BaseModel))
 
 
 class Cell(Strict):
@@ -94,17 +95,61 @@ class RatesPilot(Strict):
     num_rollouts: PilotRollouts | None = None
 
 
-def _pilot_form(value: Any) -> str:
-    fields = value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
+def _printable(name: str) -> str:
+    # Names come back in sentences that terminals and pages show: no line breaks, escapes or direction marks.
+    if not name.isprintable():
+        raise ValueError("expected printable characters")
+    return name
+
+
+GroupName = Annotated[str, Field(min_length=1, max_length=LONGEST_GROUP), AfterValidator(_printable)]
+
+
+class GroupsPilot(Strict):
+    """A histogram for each group of prompts (data source): a joint answer, one per group, and whether they differ."""
+
+    groups: Annotated[dict[GroupName, CellsPilot], Field(min_length=1, max_length=MAX_GROUPS)]
+
+
+def is_object(value: Any) -> bool:
+    return isinstance(value, (dict, BaseModel))
+
+
+def fields_of(value: Any) -> Mapping[str, Any]:
+    """The fields of an object, parsed or not; none of anything else."""
+    return value if isinstance(value, dict) else vars(value) if isinstance(value, BaseModel) else {}
+
+
+def _single_pilot_form(value: Any) -> str:
+    fields = fields_of(value)
     return "pilot:cells" if "cells" in fields else "pilot:rates" if "pass_rates" in fields else "pilot:counts"
 
 
-Pilot = Annotated[
+def _pilot_form(value: Any) -> str:
+    return "pilot:groups" if "groups" in fields_of(value) else _single_pilot_form(value)
+
+
+SinglePilot = Annotated[
     Annotated[CellsPilot, Tag("pilot:cells")]
     | Annotated[CountsPilot, Tag("pilot:counts")]
     | Annotated[RatesPilot, Tag("pilot:rates")],
+    Discriminator(_single_pilot_form),
+]
+Pilot = Annotated[
+    Annotated[CellsPilot, Tag("pilot:cells")]
+    | Annotated[CountsPilot, Tag("pilot:counts")]
+    | Annotated[RatesPilot, Tag("pilot:rates")]
+    | Annotated[GroupsPilot, Tag("pilot:groups")],
     Discriminator(_pilot_form),
 ]
+
+
+class ConditionsChoice(Strict):
+    """How rollouts were, or will be, sampled."""
+
+    temperature: Annotated[float, Field(ge=0, le=1e6), unsigned] | None = None
+    policy: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    step: Annotated[int, Field(ge=0, le=2**53)] | None = None
 
 
 class PassAtKMetric(Strict):
@@ -141,7 +186,7 @@ class MixtureMetric(Strict):
 def _metric_form(value: Any) -> str | None:
     if isinstance(value, str):
         return "metric:text"
-    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    name = fields_of(value).get("name")
     return name if isinstance(name, str) else None
 
 
@@ -157,16 +202,26 @@ Metric = Annotated[
 class ScoreModelChoice(Strict):
     """κ and how well it is known (log-standard-deviation); leave the whole object out where κ is not measured."""
 
-    kappa: Annotated[float, Field(gt=0, le=1)]
+    kappa: Annotated[float, Field(ge=LEAST_KAPPA, le=1)]
     kappa_spread: Annotated[float, Field(ge=0, le=10), unsigned] | None = None
+
+
+#: So far within what the core takes that half and twice of it, which every answer is checked against, fit too.
+Shape = Annotated[float, Field(ge=1e-9, le=1e8)]
 
 
 class BetaPriorChoice(Strict):
     """Beta(alpha, beta) on each prompt's pass rate."""
 
     name: Literal["beta"] = "beta"
-    alpha: Annotated[float, Field(gt=0, le=1e9)] = 1.0
-    beta: Annotated[float, Field(gt=0, le=1e9)] = 1.0
+    alpha: Shape
+    beta: Shape
+
+
+class EmpiricalBayesChoice(Strict):
+    """The Beta prior that fits the pilot best."""
+
+    name: Literal["empirical_bayes"]
 
 
 class PlugInChoice(Strict):
@@ -176,12 +231,14 @@ class PlugInChoice(Strict):
 
 
 def _prior_form(value: Any) -> str:
-    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    name = fields_of(value).get("name")
     return f"prior:{name}" if isinstance(name, str) else "prior:beta"
 
 
 Prior = Annotated[
-    Annotated[BetaPriorChoice, Tag("prior:beta")] | Annotated[PlugInChoice, Tag("prior:plug_in")],
+    Annotated[BetaPriorChoice, Tag("prior:beta")]
+    | Annotated[EmpiricalBayesChoice, Tag("prior:empirical_bayes")]
+    | Annotated[PlugInChoice, Tag("prior:plug_in")],
     Discriminator(_prior_form),
 ]
 
@@ -202,8 +259,11 @@ class Table(Strict):
 #: Members of unions: pydantic puts them into error paths, where the document has nothing.
 TAGS = frozenset(
     {
-        *("pilot:cells", "pilot:counts", "pilot:rates", "rollouts:one", "rollouts:each"),
-        *("current:name", "current:gamma", "current:table", "prior:beta", "prior:plug_in"),
+        *("pilot:cells", "pilot:counts", "pilot:rates", "pilot:groups", "rollouts:one", "rollouts:each"),
+        *("current:name", "current:gamma", "current:table"),
+        *("estimator:name", "estimator:trainer", "estimator:family", "estimator:table"),
+        *("parameter:text", "parameter:integer", "parameter:number"),
+        *("prior:beta", "prior:empirical_bayes", "prior:plug_in"),
         *("pass_at_k", "log_success", "mixture", "metric:text"),
     }
 )

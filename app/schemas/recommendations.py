@@ -6,8 +6,9 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from app.schemas.common import (
     Answer,
-    BetaPriorChoice,
+    ConditionsChoice,
     DiagnosticAnswer,
+    EmpiricalBayesChoice,
     Gamma,
     Metric,
     Pilot,
@@ -45,6 +46,8 @@ class Estimator(Strict):
     """The estimator to train with."""
 
     baseline: Annotated[str, *one_of(BASELINES)] = "bayes"
+    order: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS)] | None = None
+    filter_groups: bool = False
 
 
 class Uncertainty(Strict):
@@ -77,8 +80,10 @@ class RecommendationRequest(Strict):
     search: Search = Search()
     estimator: Estimator = Estimator()
     score_model: ScoreModelChoice | None = None
-    prior: Prior = BetaPriorChoice()
+    prior: Prior = EmpiricalBayesChoice(name="empirical_bayes")
     uncertainty: Uncertainty = Uncertainty()
+    sampled: ConditionsChoice | None = None
+    training: ConditionsChoice | None = None
 
 
 class IntervalAnswer(Answer):
@@ -99,6 +104,14 @@ class Gains(Answer):
     rl: float | None
     maxrl: float | None
     current: float | None
+
+
+class GainIntervals(Answer):
+    """Where the gains lie: prompts, κ and the prior uncertain."""
+
+    rl: IntervalAnswer | None
+    maxrl: IntervalAnswer | None
+    current: IntervalAnswer | None
 
 
 class LearningRateAnswer(Answer):
@@ -139,6 +152,7 @@ class ObjectiveAnswer(Answer):
     order: int
     num_rollouts: int
     baseline: str
+    filter_groups: bool
     advantages: Table
     update_scales: list[float]
     prior: PriorAnswer | None
@@ -152,6 +166,16 @@ class KappaAnswer(Answer):
     regret: float
 
 
+class AssumedAnswer(Answer):
+    """The answer under another prior."""
+
+    name: Literal["weaker", "stronger", "fitted", "uniform"]
+    prior: PriorAnswer
+    gamma: float
+    regret: float
+    gain_over_maxrl: float | None
+
+
 class CurveAnswer(Answer):
     gamma: list[float]
     relative_criterion: list[float]
@@ -163,6 +187,30 @@ class CertificateAnswer(Answer):
     degree: int
     tail: float
     stationary_points: list[float]
+
+
+class GroupAnswer(Answer):
+    """What one group would train with alone."""
+
+    name: str
+    num_prompts: float
+    differs: bool
+    difference: IntervalAnswer | None
+    loss_of_joint: float | None
+    summary: str
+    gamma: float | None
+    status: str
+    interval: IntervalAnswer | None
+    near_optimal: NearOptimalAnswer | None
+    objective: ObjectiveAnswer | None
+
+
+class GroupsAnswer(Answer):
+    """Whether the groups of a pilot differ by more than noise, and one answer each."""
+
+    summary: str
+    differ: bool
+    by_group: list[GroupAnswer]
 
 
 class RecommendationAnswer(Answer):
@@ -181,10 +229,13 @@ class RecommendationAnswer(Answer):
     probability_subcritical: float | None
     expected_regret: float | None
     predicted_gain_over: Gains
+    gain_intervals: GainIntervals
     learning_rate: LearningRateAnswer | None
     objective: ObjectiveAnswer | None
     kappa_sensitivity: list[KappaAnswer]
+    prior_sensitivity: list[AssumedAnswer]
     curve: CurveAnswer | None
     certificate: CertificateAnswer | None
     diagnostics: list[DiagnosticAnswer]
     assumptions: list[str]
+    groups: GroupsAnswer | None

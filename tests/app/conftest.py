@@ -24,6 +24,7 @@ from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = "/v1/recommendations"
+ANALYSES = "/v1/estimators/analyses"
 MOST_PROBLEM_BYTES = 8_000
 HANG = 60  # seconds; only ever reached when something hangs
 
@@ -60,12 +61,16 @@ class Client:
     def get(self, path: str, **headers: str) -> httpx.Response:
         return self.request("GET", path, headers=headers)
 
-    def ask(self, body: Any, headers: dict[str, str] | None = None) -> httpx.Response:
+    def ask(self, body: Any, headers: dict[str, str] | None = None, path: str = PATH) -> httpx.Response:
         """POST a question: bytes and text as they are, anything else as JSON."""
         content = body if isinstance(body, (bytes, str)) else json.dumps(body)
         return self.request(
-            "POST", PATH, content=content, headers={"Content-Type": "application/json"} | (headers or {})
+            "POST", path, content=content, headers={"Content-Type": "application/json"} | (headers or {})
         )
+
+    def analyze(self, body: Any) -> httpx.Response:
+        """POST for an analysis."""
+        return self.ask(body, path=ANALYSES)
 
     def id_of(self, body: Any) -> str:
         response = self.ask(body)
@@ -74,7 +79,7 @@ class Client:
 
     def close(self) -> None:
         self.run(self.http.aclose())
-        self.app.state.recommendations._pool.close()
+        self.app.state.pool.close()
         self._runner.close()
 
 
@@ -113,7 +118,8 @@ def unsolvable(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("solved what should have been refused")
 
-    monkeypatch.setattr("rl2ml_core.recommend", fail)
+    for solve in ("recommend", "recommend_groups", "analyze"):
+        monkeypatch.setattr(f"rl2ml_core.{solve}", fail)
 
 
 @pytest.fixture(scope="session")
@@ -128,17 +134,17 @@ def document() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def conforms(document: dict[str, Any]) -> Callable[[httpx.Response], Any]:
-    """Check a response to POST or GET of a recommendation against the document, and give its content."""
-    validators: dict[tuple[str, str], Any] = {}
+    """Check a response against the document, and give its content."""
+    validators: dict[tuple[str, ...], Any] = {}
 
     def check(response: httpx.Response) -> Any:
         media_type = response.headers["content-type"].partition(";")[0]
-        method = response.request.method.lower()
-        path = PATH if method == "post" else PATH + "/{identity}"
+        method, path = response.request.method.lower(), response.request.url.path
+        path = PATH + "/{identity}" if path.startswith(f"{PATH}/") else path
         described = document["paths"][path][method]["responses"][str(response.status_code)]["content"]
         schema = described[media_type]["schema"]
         validator = validators.setdefault(
-            (str(response.status_code), media_type),
+            (method, path, str(response.status_code), media_type),
             jsonschema.Draft202012Validator({**schema, "components": document["components"]}),
         )
         content = strict_json(response.content)
@@ -180,8 +186,8 @@ class Server:
         self.port = int(address.rpartition(":")[2])
         self.http = httpx.Client(base_url=address, timeout=HANG, trust_env=False)
 
-    def ask(self, content: Any) -> httpx.Response:
-        return self.http.post(PATH, content=content, headers={"Content-Type": "application/json"})
+    def ask(self, content: Any, path: str = PATH) -> httpx.Response:
+        return self.http.post(path, content=content, headers={"Content-Type": "application/json"})
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str, str]:
         """Send a signal; the exit code and what was written since the address."""

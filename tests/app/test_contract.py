@@ -28,6 +28,7 @@ FIELDS = {
     "probability_subcritical": float,
     "expected_regret": float,
     "predicted_gain_over": {"rl": float, "maxrl": float, "current": float},
+    "gain_intervals": {name: {"level": float, "lower": float, "upper": float} for name in ("rl", "maxrl", "current")},
     "learning_rate": {
         "multiplier": float,
         "relative_to": str,
@@ -41,6 +42,7 @@ FIELDS = {
         "order": int,
         "num_rollouts": int,
         "baseline": str,
+        "filter_groups": bool,
         "advantages": {"success": list, "failure": list},
         "update_scales": list,
         "prior": {"alpha": float, "beta": float},
@@ -48,10 +50,20 @@ FIELDS = {
         "population": {"cells": list},
     },
     "kappa_sensitivity": list,
+    "prior_sensitivity": list,
     "curve": {"gamma": list, "relative_criterion": list, "lower": list, "upper": list},
     "certificate": {"degree": int, "tail": float, "stationary_points": list},
     "diagnostics": list,
     "assumptions": list,
+    "groups": type(None),
+}
+GROUP = {
+    "name": str,
+    "num_prompts": float,
+    "differs": bool,
+    "difference": {"level": float, "lower": float, "upper": float},
+    "loss_of_joint": float,
+    **{name: FIELDS[name] for name in ("summary", "gamma", "status", "interval", "near_optimal", "objective")},
 }
 
 
@@ -62,7 +74,7 @@ def check_fields(value: Any, expected: Any, where: str = "") -> None:
             check_fields(value[name], kind, f"{where}/{name}")
     else:
         assert isinstance(value, (int, float) if expected is float else expected), where
-        assert not isinstance(value, bool), where
+        assert isinstance(value, bool) == (expected is bool), where
 
 
 @pytest.fixture
@@ -77,11 +89,16 @@ def test_fields_are_those_promised(answer, client, conforms, question):
     check_fields(answer, FIELDS)
     question["pilot"]["cells"] = question["pilot"]["cells"][:2]
     answer = conforms(client.ask(question))
-    assert [found["code"] for found in answer["diagnostics"]] == ["small_pilot", "mostly_all_fail"]
+    expected = rl2ml.recommend(rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20)]), "pass@8", 4).diagnostics
+    assert answer["diagnostics"] == [found.to_dict() for found in expected]
+    assert {"small_pilot", "mostly_all_fail"} <= {found["code"] for found in answer["diagnostics"]}
     for found in answer["diagnostics"]:
         assert found.keys() == {"code", "level", "detail"}
     for row in answer["kappa_sensitivity"]:
         assert row.keys() == {"kappa", "gamma", "regret"}
+    for row in answer["prior_sensitivity"]:
+        assert row.keys() == {"name", "prior", "gamma", "regret", "gain_over_maxrl"}
+        assert row["prior"].keys() == {"alpha", "beta"}
 
 
 def test_documented_fields_are_those_promised(document):
@@ -98,17 +115,20 @@ def test_documented_fields_are_those_promised(document):
                 check(schemas[reference.rpartition("/")[2]], kind)
 
     check(schemas["RecommendationAnswer"], FIELDS)
+    check(schemas["GroupsAnswer"], {"summary": str, "differ": bool, "by_group": list})
+    check(schemas["GroupAnswer"], GROUP)
 
 
 def test_answer_is_the_librarys(answer):
     pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
     expected = rl2ml.recommend(pilot, "pass@8", 4).to_dict()
-    assert {name: value for name, value in answer.items() if name != "id"} == expected
+    assert {name: value for name, value in answer.items() if name not in ("id", "groups")} == expected
+    assert answer["groups"] is None
 
 
 def test_values_agree_with_each_other(answer):
     objective = answer["objective"]
-    assert objective["gamma"] == answer["gamma"] == pytest.approx(1.272658592, abs=1e-6)
+    assert objective["gamma"] == answer["gamma"] == pytest.approx(1.283269616, abs=1e-6)
     assert objective["order"] == objective["num_rollouts"] == 4
     assert answer["status"] == "interior"
     assert answer["regime"] == "supercritical"
@@ -121,7 +141,9 @@ def test_values_agree_with_each_other(answer):
     assert len(objective["update_scales"]) == 4
     assert objective["update_scales"][-1] == pytest.approx(1)
     assert objective["population"]["cells"] == [[8, 0, 30], [8, 2, 20], [8, 6, 14]]
-    assert objective["prior"] == {"alpha": 1, "beta": 1}
+    fitted = rl2ml.fit_prior(rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])).prior
+    assert objective["prior"] == {"alpha": fitted.alpha, "beta": fitted.beta}
+    assert objective["filter_groups"] is False
     assert objective["score_model"] == {"kappa": 0.1, "source": "default"}
     for interval in (answer["interval"], answer["sampling_interval"]):
         assert interval["level"] == 0.9
@@ -133,6 +155,9 @@ def test_values_agree_with_each_other(answer):
     assert 0 <= answer["expected_regret"] < 0.05
     gains = answer["predicted_gain_over"]
     assert gains["current"] > gains["rl"] > gains["maxrl"] > 0
+    for interval in answer["gain_intervals"].values():
+        assert interval["level"] == 0.9
+        assert interval["lower"] < interval["upper"]
     assert f"γ = {answer['gamma']:.2f}" in answer["summary"]
     assert f"{gains['rl']:+.0%}".replace("%", " %") in answer["summary"]
     assert answer["learning_rate"]["relative_to"] == "grpo"
@@ -147,6 +172,10 @@ def test_values_agree_with_each_other(answer):
     assert all(low <= high for low, high in zip(curve["lower"], curve["upper"], strict=True))
     assert [row["kappa"] for row in answer["kappa_sensitivity"]] == [0.01, 0.03, 0.1, 0.3, 1]
     assert answer["kappa_sensitivity"][2]["gamma"] == pytest.approx(answer["gamma"], abs=0.01)
+    assert [row["name"] for row in answer["prior_sensitivity"]] == ["weaker", "stronger", "uniform"]
+    assert answer["prior_sensitivity"][2]["prior"] == {"alpha": 1, "beta": 1}
+    # Under Beta(1, 1) throughout it is 1.273; here the tables stay those of the fitted prior.
+    assert answer["prior_sensitivity"][2]["gamma"] == pytest.approx(1.273, abs=0.05)
     assert answer["assumptions"] == [
         "pilot_policy_is_current",
         "binary_rewards",
@@ -166,8 +195,9 @@ def test_without_draws_there_are_no_intervals(client, conforms, question):
     answer = conforms(client.ask(question | {"uncertainty": {"bootstrap": 0}}))
     for name in ("interval", "sampling_interval", "probability_subcritical", "expected_regret"):
         assert answer[name] is None
+    assert set(answer["gain_intervals"].values()) == {None}
     assert answer["curve"]["lower"] is answer["curve"]["upper"] is None
-    assert answer["gamma"] == pytest.approx(1.272658592, abs=1e-6)
+    assert answer["gamma"] == pytest.approx(1.283269616, abs=1e-6)
 
 
 def test_draws_do_not_move_gamma_but_the_seed_moves_intervals(client, conforms, question):
@@ -196,11 +226,14 @@ def test_options_reach_the_solve(client, conforms, question):
         "score_model": {"kappa": 0.3},
         "prior": {"name": "plug_in"},
         "uncertainty": {"bootstrap": 20},
+        "sampled": {"temperature": 0.6, "policy": "sft-3", "step": 0},
+        "training": {"temperature": 1},
     }
     for name, change in changes.items():
         answer = conforms(client.ask(question | {name: change}))
         assert answer["id"] != plain["id"], name
-        assert {key for key in plain if answer[key] != plain[key]} > {"id"}, name
+        if name != "training":  # which matters beside `sampled` alone
+            assert {key for key in plain if answer[key] != plain[key]} > {"id"}, name
     assert conforms(client.ask(question | {"current": 1.0}))["learning_rate"]["relative_to"] == "gamma=1"
     bounded = conforms(client.ask(question | {"search": {"gamma_min": 0.25, "gamma_max": 1.0}}))
     assert bounded["status"] == "at_upper_bound"
@@ -210,6 +243,47 @@ def test_options_reach_the_solve(client, conforms, question):
     paper = conforms(client.ask(question | {"search": {"criterion": "paper"}}))
     assert {"paper_score_proxies", "default_variance_penalty"} <= set(paper["assumptions"])
     assert paper["objective"]["score_model"] == {"name": "paper", "source": "given"}
+    assert paper["kappa_sensitivity"] == []
+    assert paper["prior_sensitivity"]
+
+
+@pytest.mark.parametrize("baseline", rl2ml.BASELINES)
+@pytest.mark.parametrize("estimator", [{}, {"order": 2}, {"filter_groups": True}, {"order": 3, "filter_groups": True}])
+def test_every_estimator_is_the_librarys(client, conforms, question, baseline, estimator):
+    estimator = {"baseline": baseline} | estimator
+    answer = conforms(client.ask(question | {"estimator": estimator, "uncertainty": {"bootstrap": 0}}))
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
+    expected = rl2ml.recommend(pilot, "pass@8", 4, bootstrap=0, **estimator).to_dict()
+    assert answer["objective"] == expected["objective"]
+    assert answer["objective"]["order"] == estimator.get("order", 4)
+    assert answer["objective"]["filter_groups"] is estimator.get("filter_groups", False)
+
+
+def test_conditions_are_compared(client, conforms, question):
+    def found(**conditions):
+        diagnostics = conforms(client.ask(question | conditions))["diagnostics"]
+        return [(row["code"], row["detail"]) for row in diagnostics if row["code"].startswith("metadata")]
+
+    sampled = {"temperature": 0.6, "policy": "sft-3", "step": 0}
+    ((code, detail),) = found()
+    assert code == "metadata_missing"
+    assert "temperature, policy and training step" in detail
+    assert found(sampled=sampled, training=sampled) == []
+    ((code, detail),) = found(sampled=sampled, training=sampled | {"temperature": 1})
+    assert code == "metadata_mismatch"
+    assert "temperature 0.6, training samples at 1" in detail
+    ((_, detail),) = found(sampled=sampled, training={"policy": "ИИ <b>数学</b>"})
+    assert "ИИ <b>数学</b>" in detail  # as it was sent: what shows it must escape it
+
+
+@pytest.mark.parametrize("name", ["empirical_bayes", "plug_in"])
+def test_priors_by_name(client, conforms, question, name):
+    answer = conforms(client.ask(question | {"prior": {"name": name}}))
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
+    expected = rl2ml.recommend(pilot, "pass@8", 4, prior=name).to_dict()
+    for field in ("gamma", "interval", "gain_intervals", "prior_sensitivity", "objective", "diagnostics"):
+        assert answer[field] == expected[field], field
+    assert (answer["objective"]["prior"] is None) == (name == "plug_in")
 
 
 @pytest.mark.parametrize(
@@ -231,6 +305,8 @@ def test_uninformative_pilot_is_an_answer(client, conforms, question, pilot, wor
     for name in ("gamma", "regime", "interval", "near_optimal", "objective", "learning_rate", "curve", "certificate"):
         assert answer[name] is None
     assert answer["predicted_gain_over"] == {"rl": None, "maxrl": None, "current": None}
+    assert answer["gain_intervals"] == {"rl": None, "maxrl": None, "current": None}
+    assert answer["prior_sensitivity"] == answer["kappa_sensitivity"] == []
     assert answer["diagnostics"][-1]["level"] == "error"
     assert client.get(f"{PATH}/{answer['id']}").status_code == 200
 
@@ -255,10 +331,6 @@ def test_prior_dominated_pilot_is_an_answer(client, conforms, question):
 # --- any valid request ------------------------------------------------------------------------------------------------
 
 
-def positive(most: float) -> st.SearchStrategy[float]:
-    return st.floats(1e-300, most, allow_nan=False)
-
-
 #: Small enough to solve in milliseconds; edges of the schema included.
 SIZES = st.sampled_from([1, 2, 3, 5, 8, 16, 100, 10_000_000])
 
@@ -277,8 +349,10 @@ def counts(draw: st.DrawFn) -> dict[str, Any]:
     return {"num_rollouts": draw(st.sampled_from([n, [n] * len(successes)])), "num_successes": successes}
 
 
+HISTOGRAMS = st.fixed_dictionaries({"cells": st.lists(cells(), min_size=1, max_size=8)})
 PILOTS = st.one_of(
-    st.fixed_dictionaries({"cells": st.lists(cells(), min_size=1, max_size=8)}),
+    HISTOGRAMS,
+    st.fixed_dictionaries({"groups": st.dictionaries(st.text("aZ NaN数<", min_size=1), HISTOGRAMS, max_size=3)}),
     counts(),
     st.fixed_dictionaries({"pass_rates": st.lists(st.floats(0, 1), min_size=1, max_size=8)}),
     st.fixed_dictionaries(
@@ -298,6 +372,20 @@ METRICS = st.one_of(
                 st.fixed_dictionaries({"weight": st.floats(0, 1e12), "metric": SIMPLE}), min_size=1, max_size=4
             ),
         }
+    ),
+)
+
+
+SHAPES = st.floats(1e-9, 1e8)
+CONDITIONS = st.one_of(
+    st.none(),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "temperature": st.none() | st.floats(0, 1e6),
+            "policy": st.none() | st.text(min_size=1, max_size=20),
+            "step": st.none() | st.integers(0, 2**53),
+        },
     ),
 )
 
@@ -325,21 +413,30 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
                 "variance_penalty": st.one_of(st.none(), st.floats(0, 1e6)),
             },
         ),
-        "estimator": st.fixed_dictionaries({}, optional={"baseline": st.sampled_from(list(rl2ml.BASELINES))}),
+        "estimator": st.fixed_dictionaries(
+            {},
+            optional={
+                "baseline": st.sampled_from(list(rl2ml.BASELINES)),
+                "order": st.none() | st.integers(1, 40),
+                "filter_groups": st.booleans(),
+            },
+        ),
         "score_model": st.one_of(
             st.none(),
-            st.fixed_dictionaries({"kappa": positive(1)}, optional={"kappa_spread": st.none() | st.floats(0, 10)}),
+            st.fixed_dictionaries(
+                {"kappa": st.floats(1e-9, 1)}, optional={"kappa_spread": st.none() | st.floats(0, 10)}
+            ),
         ),
         "prior": st.one_of(
-            st.just({"name": "plug_in"}),
-            st.fixed_dictionaries(
-                {}, optional={"name": st.just("beta"), "alpha": positive(1e9), "beta": positive(1e9)}
-            ),
+            st.sampled_from([{"name": "empirical_bayes"}, {"name": "plug_in"}]),
+            st.fixed_dictionaries({"alpha": SHAPES, "beta": SHAPES}, optional={"name": st.just("beta")}),
         ),
         "uncertainty": st.fixed_dictionaries(
             {"bootstrap": st.integers(0, 20)},
             optional={"seed": st.integers(0, 2**63 - 1), "level": st.floats(0.5, 0.999)},
         ),
+        "sampled": CONDITIONS,
+        "training": CONDITIONS,
     }
     required = {"pilot": PILOTS, "metric": METRICS, "budget": st.just({"num_rollouts": n})}
     return draw(st.fixed_dictionaries(required, optional=optional))
@@ -364,3 +461,7 @@ def test_any_valid_request_is_answered(client, conforms, refused, request_):
         assert search.get("gamma_min", 0) <= answer["gamma"] <= search.get("gamma_max", 2)
         assert all(math.isfinite(x) for x in answer["objective"]["update_scales"])
         rl2ml.Objective.from_dict(answer["objective"])
+    groups = request_["pilot"].get("groups")
+    assert (answer["groups"] is None) == (groups is None)
+    if groups is not None:
+        assert [group["name"] for group in answer["groups"]["by_group"]] == sorted(groups)

@@ -10,7 +10,8 @@ import pytest
 
 import rl2ml_core as rl2ml
 from app.problems import PROBLEM_TYPES
-from app.schemas.recommendations import RecommendationAnswer
+from app.schemas.estimators import AnalysisAnswer, AnalysisRequest, EstimatorsAnswer
+from app.schemas.recommendations import GroupAnswer, RecommendationAnswer
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,14 +41,47 @@ def test_settings():
 
 
 def test_fields_of_an_answer():
-    named = [name for row in table("## What an answer says") for name in re.findall(r"`(\w+)`", row[0])]
+    named = [name for row in table("## What a recommendation says") for name in re.findall(r"`(\w+)`", row[0])]
     assert named == list(RecommendationAnswer.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"),
+    [
+        ("| field of a group |", GroupAnswer),
+        ("| field of the request |", AnalysisRequest),
+        ("| field of the analysis |", AnalysisAnswer),
+    ],
+)
+def test_fields_of_other_tables(heading, model):
+    assert [name for row in table(heading) for name in re.findall(r"`(\w+)`", row[0])] == list(model.model_fields)
+
+
+def test_fields_of_the_catalog(document):
+    schemas = document["components"]["schemas"]
+    paragraph = TEXT.split("`GET /v1/estimators` answers ", 1)[1].split("\n\n", 1)[0]
+    assert json.loads(re.sub("…", "", re.match(r"`(\{.*?\})`", paragraph)[1])).keys() == set(
+        EstimatorsAnswer.model_fields
+    )
+    named = re.findall(r"`(\w+)`", paragraph.partition("`: ")[2])
+    known = [*schemas["TrainerAnswer"]["properties"], *schemas["ParameterAnswer"]["properties"]]
+    assert named == [*known, *schemas["BaselineAnswer"]["properties"]]
+
+
+def test_defaults_of_an_analysis(document):
+    properties = document["components"]["schemas"]["AnalysisRequest"]["properties"]
+    for names, default, _ in table("| field of the request |"):
+        name = names.strip("`")
+        if default == "required":
+            assert "default" not in properties[name]
+        else:
+            assert properties[name]["default"] == json.loads(default.strip("`"))
 
 
 def test_fields_of_a_request(document):
     schemas = document["components"]["schemas"]
     properties = schemas["RecommendationRequest"]["properties"]
-    named = [name for row in table("## What a request takes") for name in re.findall(r"`([\w.]+)`", row[0])]
+    named = [name for row in table("## What a recommendation takes") for name in re.findall(r"`([\w.]+)`", row[0])]
     assert list(dict.fromkeys(name.partition(".")[0] for name in named)) == list(properties)
     for section, model in (("search", "Search"), ("uncertainty", "Uncertainty"), ("estimator", "Estimator")):
         assert [n.partition(".")[2] for n in named if n.startswith(f"{section}.")] == list(schemas[model]["properties"])
@@ -57,7 +91,7 @@ def test_defaults_of_a_request(document):
     schemas = document["components"]["schemas"]
     sections = {"search": "Search", "uncertainty": "Uncertainty", "estimator": "Estimator"}
     checked = 0
-    for names, defaults, _ in table("## What a request takes"):
+    for names, defaults, _ in table("## What a recommendation takes"):
         if defaults == "required":
             continue
         paths = re.findall(r"`([\w.]+)`", names)
@@ -72,7 +106,7 @@ def test_defaults_of_a_request(document):
 
 
 def test_names_in_the_request_table():
-    rows = {row[0]: row[2] for row in table("## What a request takes")}
+    rows = {row[0]: row[2] for row in table("## What a recommendation takes")}
     trainers = re.findall(r"`(\w+)`", rows["`current`"].partition("a γ")[0])
     assert trainers == list(rl2ml.KNOWN_TRAINERS)
     assert re.findall(r"`(\w+)`", rows["`estimator.baseline`"]) == list(rl2ml.BASELINES)
@@ -85,6 +119,12 @@ def test_paths(document):
     }
     served = {(method, path) for path, item in document["paths"].items() for method in item}
     assert documented == served
+
+
+def shown_json(heading: str) -> Any:
+    """The JSON below a line, its ellipses as text."""
+    text = TEXT.split(heading, 1)[1].split("```json\n", 1)[1].split("```", 1)[0]
+    return json.loads(re.sub(r"…(?=\])", '"…"', text))
 
 
 def close(shown: Any, real: Any) -> bool:
@@ -100,17 +140,36 @@ def close(shown: Any, real: Any) -> bool:
     return shown == real
 
 
-def test_worked_request_gives_the_answer_shown(client):
-    command = re.search(r"```console\n\$ (curl.*?)```", TEXT, re.DOTALL)[1]
-    body = shlex.split(command)[-1]
-    response = client.ask(body)
+@pytest.mark.parametrize(
+    ("number", "heading", "wrong"),
+    [(0, "left out):", {"gamma": 1.33}), (1, "The analysis, shortened", {"signal": 0.008})],
+    ids=["recommendation", "analysis"],
+)
+def test_worked_request_gives_the_answer_shown(client, number, heading, wrong):
+    *options, _, body = shlex.split(re.findall(r"```console\n\$ (curl.*?)```", TEXT, re.DOTALL)[number])
+    (address,) = (option for option in options if option.startswith("http://127.0.0.1:8000"))
+    response = client.ask(body, path=address.removeprefix("http://127.0.0.1:8000"))
     assert response.status_code == 200
-    shown = re.search(r"left out\):\n\n```json\n(.*?)```", TEXT, re.DOTALL)[1]
-    real = response.json()
-    shortened = json.loads(re.sub(r"…(?=\])", '"…"', shown))
+    real, shortened = response.json(), shown_json(heading)
     assert list(shortened) == list(real)
-    assert not close(shortened | {"gamma": 1.3}, real), "the comparison sees nothing"
+    assert not close(shortened | wrong, real), "the comparison sees nothing"
     assert close(shortened, real)
+
+
+@pytest.mark.parametrize(
+    "prior", re.findall(r"^- `(\{.*?\})`", TEXT.split("A prior is one of")[1].split("Conditions")[0], re.MULTILINE)
+)
+def test_priors_shown_are_taken(client, question, prior):
+    assert client.ask(question | {"prior": json.loads(prior), "uncertainty": {"bootstrap": 0}}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "estimator", re.findall(r"^- `(.*?)`", TEXT.split("An estimator is one of")[1].split("\n|")[0], re.MULTILINE)
+)
+def test_estimators_shown_are_taken(client, question, estimator):
+    chosen = json.loads(estimator)
+    n = 2 if "success" in chosen else 8
+    assert client.analyze({"estimator": chosen, "num_rollouts": n, "pilot": question["pilot"]}).status_code == 200
 
 
 def test_problem_shown_is_real(client, question):

@@ -66,16 +66,19 @@ def test_exact_rates_are_another_question_than_counts(client, question):
         {"search": {"gamma_min": -0.0, "gamma_max": 2.0}},
         {"estimator": {}},
         {"estimator": {"baseline": "bayes"}},
+        {"estimator": {"order": None}},
+        {"estimator": {"order": 4}},
+        {"estimator": {"filter_groups": False}},
         {"score_model": None},
         {"score_model": {"kappa": 0.1}},
         {"score_model": {"kappa": 0.1, "kappa_spread": None}},
-        {"prior": {}},
-        {"prior": {"name": "beta", "alpha": 1, "beta": 1.0}},
-        {"prior": {"beta": 1}},
+        {"prior": {"name": "empirical_bayes"}},
         {"uncertainty": {}},
         {"uncertainty": {"bootstrap": 200, "seed": 0, "level": 0.9}},
         {"metric": "pass@8"},
         {"metric": " pass@8 "},
+        {"sampled": None, "training": None},
+        {"sampled": {}, "training": {"temperature": None, "policy": None, "step": None}},
         {key: value for key, value in EVERYTHING.items() if key not in ("pilot", "metric", "budget")},
     ],
     ids=json.dumps,
@@ -106,6 +109,44 @@ def test_metric_as_text_or_object(client, question, text, metric):
     assert client.id_of(question | {"metric": text}) == client.id_of(question | {"metric": metric})
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"prior": {"alpha": 1, "beta": 1}}, {"prior": {"name": "beta", "alpha": 1.0, "beta": 1.0}}),
+        ({"sampled": {"policy": "sft-3"}}, {"sampled": {"policy": " sft-3 ", "step": None}}),
+        ({"sampled": {"temperature": 0}}, {"sampled": {"temperature": -0.0}}),
+        ({"training": {"temperature": 1}}, {"training": {"temperature": 1.0}}),
+    ],
+    ids=json.dumps,
+)
+def test_ways_to_say_the_same(client, question, one, other):
+    assert client.id_of(question | one) == client.id_of(question | other) != client.id_of(question)
+
+
+def test_order_of_groups_does_not_matter(client_with, question):
+    client = client_with(cache_entries=0)
+    algebra, geometry = ({"cells": [cell(8, 0, 9), cell(8, k, 9)]} for k in (1, 5))
+    turned = {"cells": geometry["cells"][::-1]}
+    one = client.ask(question | {"pilot": {"groups": {"algebra": algebra, "geometry": geometry}}})
+    other = client.ask(question | {"pilot": {"groups": {"geometry": turned, "algebra": algebra}}})
+    assert one.status_code == 200
+    assert one.content == other.content
+
+
+def test_groups_are_part_of_the_question(client, question):
+    algebra, geometry = ({"cells": [cell(8, 0, 9), cell(8, k, 9)]} for k in (1, 5))
+    pilots = [
+        {"groups": {"algebra": algebra, "geometry": geometry}},
+        {"groups": {"algebra": geometry, "geometry": algebra}},
+        {"groups": {"Algebra": algebra, "geometry": geometry}},
+        {"groups": {"algebra": algebra}},
+        algebra,
+        {"cells": algebra["cells"] + geometry["cells"]},
+    ]
+    identities = {client.id_of(question | {"pilot": pilot}) for pilot in pilots}
+    assert len(identities) == len(pilots)
+
+
 def test_parts_of_a_mixture_add_up(client, question):
     def mixture(*weights):
         part = {"name": "pass_at_k", "k": 4}
@@ -134,10 +175,20 @@ OTHER_QUESTIONS = [
     {"search": {"criterion": "paper"}, "score_model": {"kappa": 0.1}},
     {"search": {"criterion": "paper", "variance_penalty": 0.02}},
     {"estimator": {"baseline": "none"}},
+    {"estimator": {"baseline": "minimum_variance"}},
+    {"estimator": {"baseline": "group_centered"}},
+    {"estimator": {"order": 3}},
+    {"estimator": {"filter_groups": True}},
     {"score_model": {"kappa": 0.2}},
     {"score_model": {"kappa": 0.1, "kappa_spread": 0}},
     {"prior": {"name": "plug_in"}},
-    {"prior": {"alpha": 2}},
+    {"prior": {"alpha": 1, "beta": 1}},
+    {"prior": {"alpha": 2, "beta": 1}},
+    {"prior": {"alpha": 1, "beta": 2}},
+    {"sampled": {"temperature": 0}},
+    {"training": {"temperature": 0}},
+    {"sampled": {"step": 0}},
+    {"sampled": {"policy": "0"}},
     {"pilot": {"num_rollouts": 8, "num_successes": COUNTS[1:]}},
     {"pilot": {"num_rollouts": 9, "num_successes": COUNTS}},
     {"pilot": {"cells": [cell(8, 0, 30), cell(8, 2, 20), cell(8, 6, 14.5)]}},

@@ -8,10 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from app.examples import REQUEST_EXAMPLES
+from app.examples import ANALYSIS_EXAMPLES, REQUEST_EXAMPLES
+from app.schemas.estimators import AnalysisRequest
 from app.schemas.recommendations import RecommendationRequest
 
 PATH = "/v1/recommendations"
+ANALYSES = "/v1/estimators/analyses"
 
 
 def walk(node: Any) -> Iterator[dict[str, Any]]:
@@ -35,6 +37,8 @@ def test_version_and_paths(document):
         ("/readyz", "get"),
         (PATH, "post"),
         (PATH + "/{identity}", "get"),
+        ("/v1/estimators", "get"),
+        (ANALYSES, "post"),
     }
 
 
@@ -67,7 +71,7 @@ def test_errors_are_documented_as_the_problems_they_are(document):
                 assert response["content"] == {
                     "application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}
                 }
-    assert seen >= 8
+    assert seen >= 14
 
 
 def test_operations_have_names_and_summaries(document):
@@ -76,16 +80,23 @@ def test_operations_have_names_and_summaries(document):
     assert all(operation["summary"] for _, _, operation in operations(document))
 
 
-def test_documented_body_is_what_is_validated(document):
-    body = document["paths"][PATH]["post"]["requestBody"]
+@pytest.mark.parametrize(
+    ("path", "model", "examples", "required"),
+    [
+        (PATH, RecommendationRequest, REQUEST_EXAMPLES, ["pilot", "metric", "budget"]),
+        (ANALYSES, AnalysisRequest, ANALYSIS_EXAMPLES, ["estimator"]),
+    ],
+)
+def test_documented_body_is_what_is_validated(document, path, model, examples, required):
+    body = document["paths"][path]["post"]["requestBody"]
     assert body["required"] is True
     content = body["content"]["application/json"]
-    assert content["schema"] == {"$ref": "#/components/schemas/RecommendationRequest"}
-    assert content["examples"] == json.loads(json.dumps(REQUEST_EXAMPLES))
-    documented = document["components"]["schemas"]["RecommendationRequest"]
-    assert documented["required"] == ["pilot", "metric", "budget"]
+    assert content["schema"] == {"$ref": f"#/components/schemas/{model.__name__}"}
+    assert content["examples"] == json.loads(json.dumps(examples))
+    documented = document["components"]["schemas"][model.__name__]
+    assert documented["required"] == required
     assert documented["additionalProperties"] is False
-    assert list(documented["properties"]) == list(RecommendationRequest.model_fields)
+    assert list(documented["properties"]) == list(model.model_fields)
 
 
 @pytest.mark.parametrize("name", REQUEST_EXAMPLES)
@@ -101,6 +112,37 @@ def test_every_example_fits_its_schema_and_is_answered(name, document, client, c
     assert conforms(got) == posted
 
 
+@pytest.mark.parametrize("name", ANALYSIS_EXAMPLES)
+def test_every_example_of_an_analysis_fits_its_schema_and_is_answered(name, document, client, conforms):
+    example = ANALYSIS_EXAMPLES[name]["value"]
+    request_schema = {"$ref": "#/components/schemas/AnalysisRequest", "components": document["components"]}
+    jsonschema.Draft202012Validator(request_schema).validate(example)
+    response = client.analyze(example)
+    assert response.status_code == 200, response.text
+    conforms(response)
+
+
+@pytest.mark.parametrize(
+    ("model", "wrong"),
+    [
+        ("AnalysisRequest", {"estimator": "ppo"}),
+        ("AnalysisRequest", {"estimator": {"name": "pkpo", "parameters": {"k": [4]}}}),
+        ("AnalysisRequest", {"estimator": {"name": "pkpo", "parameters": {"k": True}}}),
+        ("AnalysisRequest", {"estimator": {"gamma": 1, "name": "grpo"}}),
+        ("AnalysisRequest", {"estimator": "grpo", "pilot": {"groups": {"a": {"cells": []}}}}),
+        ("GroupsPilot", {"groups": {}}),
+        ("GroupsPilot", {"groups": {"": {"cells": [{"num_rollouts": 1, "num_successes": 0, "num_prompts": 1}]}}}),
+        ("RecommendationRequest", {"pilot": {}, "metric": "pass@8", "budget": {"num_rollouts": 8}}),
+        ("ConditionsChoice", {"temperature": -1}),
+        ("BetaPriorChoice", {}),
+    ],
+)
+def test_document_refuses_what_the_service_refuses(document, model, wrong):
+    schema = {"$ref": f"#/components/schemas/{model}", "components": document["components"]}
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate(wrong)
+
+
 def test_documented_identifier_pattern(document, client):
     pattern = document["components"]["schemas"]["RecommendationAnswer"]["properties"]["id"]["pattern"]
     assert re.fullmatch(pattern, client.id_of(REQUEST_EXAMPLES["histogram"]["value"]))
@@ -114,6 +156,9 @@ def test_names_in_the_schema_are_the_libraries(document):
     named = [option["enum"] for option in walk(current) if "enum" in option]
     assert named == [list(rl2ml.KNOWN_TRAINERS)]
     assert schemas["Estimator"]["properties"]["baseline"]["enum"] == list(rl2ml.BASELINES)
+    assert schemas["TrainerChoice"]["properties"]["name"]["enum"] == list(rl2ml.KNOWN_TRAINERS)
+    named = [option["enum"] for option in walk(schemas["FamilyChoice"]["properties"]["baseline"]) if "enum" in option]
+    assert named == [list(rl2ml.BASELINES)]
 
 
 def test_service_documents_need_no_other_server(client):

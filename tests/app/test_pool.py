@@ -183,14 +183,14 @@ def test_the_same_heavy_question_is_solved_once(question):
     settings = Settings(pool_workers=1, inline_milliseconds=0)
     solved = []
 
-    class Counting:
+    class Counting(Pool):
         async def run(self, function, *arguments):
             solved.append(arguments)
             await asyncio.sleep(0.05)
             return function(*arguments)
 
     async def scenario() -> list[tuple[str, bytes]]:
-        recommendations = Recommendations(settings, Counting())
+        recommendations = Recommendations(settings, Counting(settings))
         asked = Question.of(RecommendationRequest.model_validate(question), settings)
         return await asyncio.gather(*(recommendations.of(asked) for _ in range(4)))
 

@@ -3,10 +3,14 @@
 import json
 import random
 
+import numpy as np
 import pytest
 
+import rl2ml_core as rl2ml
 from app.examples import REQUEST_EXAMPLES
 from app.problems import MAX_ERRORS, PROBLEM_TYPES
+from app.routes.health import SELF_SOLVE_GAMMA
+from rl2ml_core.selection.criteria import RmsGain
 
 PATH = "/v1/recommendations"
 QUESTION = REQUEST_EXAMPLES["histogram"]["value"]
@@ -243,7 +247,8 @@ WRONG_VALUES = [
     ("current", "-1", "#/current"),
     ("current", "21", "#/current"),
     ("current", '"GRPO"', "#/current"),
-    ("current", '"pkpo"', "#/current"),
+    ("current", '"ppo"', "#/current"),
+    ("current", '{"name": "pkpo"}', "#/current/success"),
     ("current", '{"success": [null, 1]}', "#/current/failure"),
     ("current", '{"success": [null, 1], "failure": [0, null]}', "#/current"),  # a table for another group size
     ("current", '{"success": [null, 1, 1, 1, 1], "failure": [0, null]}', "#/current"),
@@ -254,14 +259,47 @@ WRONG_VALUES = [
     ("search.gamma_max", "20.1", "#/search/gamma_max"),
     ("search.criterion", '"lookahead"', "#/search/criterion"),
     ("search.variance_penalty", "0.1", "#/search/variance_penalty"),  # belongs to the other criterion
-    ("estimator.baseline", '"group_centered"', "#/estimator/baseline"),
+    ("estimator.baseline", '"mean"', "#/estimator/baseline"),
     ("estimator.baseline", "null", "#/estimator/baseline"),
+    ("estimator.order", "0", "#/estimator/order"),
+    ("estimator.order", "5", "#/estimator/order"),  # above N
+    ("estimator.order", "65537", "#/estimator/order"),
+    ("estimator.order", "2.0", "#/estimator/order"),
+    ("estimator.order", "true", "#/estimator/order"),
+    ("estimator.filter_groups", "0", "#/estimator/filter_groups"),
+    ("estimator.filter_groups", '"true"', "#/estimator/filter_groups"),
+    ("estimator.filter_groups", "null", "#/estimator/filter_groups"),
+    ("sampled", "[]", "#/sampled"),
+    ("sampled", '"sft-3"', "#/sampled"),
+    ("sampled.temperature", "-0.1", "#/sampled/temperature"),
+    ("sampled.temperature", "1e7", "#/sampled/temperature"),
+    ("sampled.temperature", "1e999", "#/sampled/temperature"),
+    ("sampled.temperature", '"hot"', "#/sampled/temperature"),
+    ("sampled.policy", '""', "#/sampled/policy"),
+    ("sampled.policy", '"  "', "#/sampled/policy"),
+    ("sampled.policy", '"a\\u202eb"', "#/sampled/policy"),  # turns what follows around
+    ("sampled.policy", '"' + "a" * 201 + '"', "#/sampled/policy"),
+    ("sampled.policy", "3", "#/sampled/policy"),
+    ("sampled.step", "-1", "#/sampled/step"),
+    ("sampled.step", "0.5", "#/sampled/step"),
+    ("sampled.step", "9007199254740993", "#/sampled/step"),
+    ("sampled.top_p", "1", "#/sampled/top_p"),
+    ("training.temperature", "-0.1", "#/training/temperature"),
+    ("training.policy", '"a\\nb"', "#/training/policy"),
+    ("training.step", "true", "#/training/step"),
     ("score_model.kappa", "0", "#/score_model/kappa"),
+    ("score_model.kappa", "9e-10", "#/score_model/kappa"),
     ("score_model.kappa", "1.1", "#/score_model/kappa"),
     ("score_model", "{}", "#/score_model/kappa"),
     ("prior.alpha", "0", "#/prior/alpha"),
+    ("prior.alpha", "9e-10", "#/prior/alpha"),
+    ("prior.beta", "1.1e8", "#/prior/beta"),
     ("prior.beta", "1e999", "#/prior/beta"),
     ("prior.name", '"jeffreys"', "#/prior"),
+    ("prior", "{}", "#/prior/alpha"),  # Beta(1, 1) is no default
+    ("prior", '{"name": "beta", "alpha": 1}', "#/prior/beta"),
+    ("prior", '"empirical_bayes"', "#/prior"),
+    ("prior", '{"name": "empirical_bayes", "alpha": 1}', "#/prior/alpha"),
     ("prior", '{"name": "plug_in", "alpha": 1}', "#/prior/alpha"),
     ("prior", "null", "#/prior"),
     ("uncertainty.bootstrap", "-1", "#/uncertainty/bootstrap"),
@@ -290,7 +328,9 @@ def test_wrong_values_are_named_by_pointer(client, refused, place, raw, pointer)
     "place",
     ["pilot", "pilot.cells", "pilot.cells.0", "pilot.cells.0.num_rollouts", "pilot.num_successes", "pilot.pass_rates",
      "metric", "metric.name", "metric.k", "budget", "budget.num_rollouts", "current", "search", "search.criterion",
-     "estimator.baseline", "score_model", "prior", "prior.name", "uncertainty.seed", MARKER],
+     "pilot.groups", "estimator.baseline", "estimator.order", "estimator.filter_groups", "score_model", "prior",
+     "prior.name", "uncertainty.seed", "sampled", "sampled.temperature", "sampled.step", "training.temperature",
+     MARKER],
 )  # fmt: skip
 def test_nothing_sent_comes_back(client, refused, unsolvable, place, raw):
     response = client.ask(with_raw(place, raw))
@@ -428,6 +468,25 @@ def test_nan_in_an_answer_is_a_failure_not_an_answer(client_with, refused, quest
     refused(client.ask(question), "internal-error")
     monkeypatch.undo()
     assert client.ask(question).json()["gamma"] > 1, "the failure must not be kept"
+
+
+def test_known_answer_of_readiness_is_the_maximum():
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
+    people = pilot.population("empirical_bayes")
+    criterion = RmsGain(people, rl2ml.PassAtK(8), 4)
+
+    def values(gammas):
+        tables = [rl2ml.rl2ml_table(gamma, 4, "bayes", people) for gamma in gammas]
+        terms = criterion.totals(np.array([t.success for t in tables]), np.array([t.failure for t in tables]))
+        return criterion.combine(terms, 0.1)
+
+    # Flat to 1e-14 around the maximum, so it is where a parabola through the whole grid has its vertex.
+    near = np.linspace(-2e-4, 2e-4, 41)
+    heights = values(SELF_SOLVE_GAMMA + near)
+    square, slope, _ = np.polyfit(near, heights / heights.max() - 1, 2)
+    assert square < 0
+    assert abs(slope / (2 * square)) < 1e-6
+    assert values(np.linspace(0, 2, 101)).max() <= heights.max()
 
 
 def test_not_ready_when_the_known_answer_is_another(client_with, refused, monkeypatch):

@@ -241,6 +241,13 @@ def names(size: int = LIMIT - 200) -> str:
     return ",".join(f'"{i:05x}":0' for i in range(size // 10))
 
 
+def groups(content: str, size: int = LIMIT - 200) -> str:
+    """Distinct groups of one content."""
+    return "{" + ",".join(f'"{i:05x}":{content}' for i in range(size // (len(content) + 9))) + "}"
+
+
+ONE_CELL = '{"cells":[{"num_rollouts":8,"num_successes":1,"num_prompts":1}]}'
+
 FLOODS = {
     "cells of numbers": HEAD + f'{{"cells":{many("0")}}}}}',
     "cells of nothing": HEAD + f'{{"cells":{many("{}")}}}}}',
@@ -257,6 +264,13 @@ FLOODS = {
     "names in the pilot": HEAD + f'{{"cells":[],{names()}}}}}',
     "names in a cell": HEAD + f'{{"cells":[{{{names()}}}]}}}}',
     "names in a cell, as many as pass": HEAD + f'{{"cells":[{{{names(540_000)}}}]}}}}',
+    "groups of nothing": HEAD + f'{{"groups":{groups("{}", 400_000)}}}}}',
+    "groups of numbers": HEAD + f'{{"groups":{groups("0")}}}}}',
+    "groups of one cell": HEAD + f'{{"groups":{groups(ONE_CELL)}}}}}',
+    "as many groups of one cell as are read": HEAD + f'{{"groups":{groups(ONE_CELL, 1_000_000)}}}}}',
+    "a group of nothings": HEAD + f'{{"groups":{{"a":{{"cells":{many("{}")}}}}}}}}}',
+    "groups in groups": HEAD + '{"groups":{"a":' * 2_000 + "{}" + "}}" * 2_000 + "}",
+    "a long name of a group": HEAD + f'{{"groups":{{"{"a" * (LIMIT - 1_000)}":{ONE_CELL}}}}}}}',
     "parts of nothing": f'{{"metric":{{"name":"mixture","parts":{many("{}")}}}}}',
     "parts of numbers": f'{{"metric":{{"name":"mixture","parts":{many("0")}}}}}',
     "names in a part": f'{{"metric":{{"name":"mixture","parts":[{{{names()}}}]}}}}',
@@ -277,6 +291,17 @@ FLOODS = {
 }
 
 
+ANALYSES = {
+    "table of text": f'{{"estimator":{{"success":{many(chr(34) * 2)},"failure":[]}}}}',
+    "table of nulls": f'{{"estimator":{{"success":{many("null")},"failure":[]}}}}',
+    "a list as the trainer": f'{{"estimator":{many("0")}}}',
+    "parameters": f'{{"estimator":{{"name":"grpo","parameters":{{{names()}}}}}}}',
+    "as many parameters as are read": f'{{"estimator":{{"name":"grpo","parameters":{{{names(540_000)}}}}}}}',
+    "a long parameter": f'{{"estimator":{{"name":"grpo","parameters":{{"std":"{"a" * (LIMIT - 100)}"}}}}}}',
+    "a list as a parameter": f'{{"estimator":{{"name":"grpo","parameters":{{"std":{many("0")}}}}}}}',
+}
+
+
 def peak_megabytes(process: int) -> float:
     (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
     return int(kilobytes) / 1024
@@ -287,12 +312,14 @@ def test_floods_are_refused_shortly_and_in_little_memory(serve, refused, questio
     with serve() as server:
         assert server.ask(json.dumps(question)).status_code == 200  # everything is loaded
         before = peak_megabytes(server.process.pid)
-        for name, body in FLOODS.items():
-            response = server.ask(body)
+        floods = [("/v1/recommendations", *flood) for flood in FLOODS.items()]
+        floods += [("/v1/estimators/analyses", *flood) for flood in ANALYSES.items()]
+        for path, name, body in floods:
+            response = server.ask(body, path)
             content = refused(response, "invalid-request", "limit-exceeded", "malformed-json", "body-too-large")
             assert "aaaa" not in response.text, name
-            expected = {"rates of NaN": 400, "a long number": 400, "more than the limit": 413}
-            assert content["status"] == expected.get(name, 422), name
+            malformed = dict.fromkeys(("rates of NaN", "a long number", "groups in groups"), 400)
+            assert content["status"] == (malformed | {"more than the limit": 413}).get(name, 422), name
             # The peak never falls, so the first to exceed is the one named.
             grown = peak_megabytes(server.process.pid) - before
             assert grown <= 100, f"{name} took {grown:.0f} MB"

@@ -17,6 +17,14 @@ def milliseconds(cells: int = 9, n: int = 8, **changes: Any) -> float:
     return Question.of(RecommendationRequest.model_validate_json(json.dumps(body)), Settings()).milliseconds
 
 
+PRIORS = [{"name": "plug_in"}, {"alpha": 1, "beta": 1}, {"name": "empirical_bayes"}]
+
+
+def groups(number: int) -> dict[str, Any]:
+    cells = [{"num_rollouts": 8, "num_successes": k, "num_prompts": 9} for k in (0, 1, 5)]
+    return {"groups": {f"source {i}": {"cells": cells} for i in range(number)}}
+
+
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -26,8 +34,12 @@ def milliseconds(cells: int = 9, n: int = 8, **changes: Any) -> float:
         [{"cells": c, "n": c} for c in (2, 20, 200, 2_000)],
         [{"search": {"gamma_max": g}} for g in (2, 5, 20)],
         [{"metric": metric} for metric in ("pass@8", "log:0.1", "pass@8+log:0.1+log:0.2")],
+        [{"pilot": {"pass_rates": [0.1, 0.2]}}, *({"prior": prior} for prior in PRIORS)],
+        [{"pilot": groups(number)} for number in (1, 2, 3, 20, 256)],
+        [{"n": 1024}, {"n": 1024, "search": {"criterion": "paper"}}],
+        [{"metric": "log:0.1", "prior": {"alpha": a, "beta": a}} for a in (1e5, 1e8)],
     ],
-    ids=["cells", "rollouts", "draws", "both", "range", "metric"],
+    ids=["cells", "rollouts", "draws", "both", "range", "metric", "prior", "groups", "criterion", "strength"],
 )
 def test_larger_questions_are_predicted_to_take_longer(sizes):
     predicted = [milliseconds(**size) for size in sizes]
@@ -36,9 +48,10 @@ def test_larger_questions_are_predicted_to_take_longer(sizes):
 
 def test_usual_questions_stay_in_this_process_and_large_ones_leave_it():
     inline = Settings().inline_milliseconds
-    for example in REQUEST_EXAMPLES.values():
+    for name, example in REQUEST_EXAMPLES.items():
         request = RecommendationRequest.model_validate_json(json.dumps(example["value"]))
-        assert Question.of(request, Settings()).milliseconds < inline / 3
+        assert Question.of(request, Settings()).milliseconds < (inline if name == "groups" else inline / 3)
+    assert milliseconds(pilot=groups(10)) > inline
     assert milliseconds(cells=129, n=64) < inline
     assert milliseconds(cells=2_000, n=256) > inline
     assert milliseconds(n=65_536) > inline
