@@ -224,7 +224,7 @@ def solve(pilot: rl2ml.PilotHistogram, num_rollouts: int) -> float:
     problem = internals.Problem.of(
         pilot, METRIC, num_rollouts, LOW, HIGH, "rms_gain", None, "empirical_bayes", None, "bayes", None, False
     )
-    return internals.solve(problem, internals.Trainer.of("grpo", problem)).gamma
+    return internals.solve(problem, {"current": rl2ml.known_table("grpo", num_rollouts)}).gamma
 
 
 # ---- the two parts ----

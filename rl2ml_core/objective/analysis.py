@@ -299,7 +299,8 @@ class Analysis:
     @property
     def noise_to_signal(self) -> float | None:
         """(E‖ĝ‖² − ‖E ĝ‖²)/‖E ĝ‖² of one group; None without a signal."""
-        return max(self.energy - self.signal, 0.0) / self.signal if self.signal > 0 else None
+        ratio = max(self.energy - self.signal, 0.0) / self.signal if self.signal > 0 else math.inf
+        return ratio if math.isfinite(ratio) else None
 
     @property
     def all_fail_carries_advantage(self) -> bool:

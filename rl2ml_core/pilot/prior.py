@@ -15,7 +15,16 @@ import numpy.typing as npt
 from rl2ml_core.checks import Array
 from rl2ml_core.objective.population import BetaPrior
 
-__all__ = ["BetaPrior", "FittedPrior", "fit_prior", "log_law", "log_likelihood", "prior_at"]
+__all__ = [
+    "LARGEST_SHAPE",
+    "LEAST_SHAPE",
+    "BetaPrior",
+    "FittedPrior",
+    "fit_prior",
+    "log_law",
+    "log_likelihood",
+    "prior_at",
+]
 
 #: The hyperprior of θ: normal, its center the uniform prior Beta(1, 1).
 HYPERPRIOR_CENTER: Final = (0.0, math.log(2))
@@ -25,7 +34,7 @@ HYPERPRIOR_CENTER: Final = (0.0, math.log(2))
 HYPERPRIOR_SPREAD: Final = (3.0, 1.5)
 
 #: Shapes that a fit may return: below, a Beta law is two points to every digit; above, one point.
-_LEAST_SHAPE, _LARGEST_SHAPE = 1e-9, 1e9
+LEAST_SHAPE, LARGEST_SHAPE = 1e-9, 1e9
 
 # Counts up to it are summed term by term: a few microseconds, no cancellation. Beyond, Stirling's series with the terms
 # written below is exact to 1e-15 of the result.
@@ -122,8 +131,8 @@ def prior_at(coordinates: npt.ArrayLike) -> BetaPrior:
     """The prior at θ = (logit mean, log concentration), its shapes clipped to [1e-9, 1e9]."""
     logit, log_concentration = np.asarray(coordinates, float).tolist()
     mean, rest = _expit(logit), _expit(-logit)
-    concentration = math.exp(min(log_concentration, math.log(_LARGEST_SHAPE)))
-    return BetaPrior(max(concentration * mean, _LEAST_SHAPE), max(concentration * rest, _LEAST_SHAPE))
+    concentration = math.exp(min(log_concentration, math.log(LARGEST_SHAPE)))
+    return BetaPrior(max(concentration * mean, LEAST_SHAPE), max(concentration * rest, LEAST_SHAPE))
 
 
 def log_likelihood(pilot: Counts, prior: BetaPrior) -> float:

@@ -18,7 +18,7 @@ from rl2ml_core.selection.metrics import Metric
 __all__ = ["Criterion", "Paper", "RmsGain", "Tables", "Weighted"]
 
 
-_KEPT_VALUES = 1 << 23
+_KEPT_VALUES = 1 << 20
 _TINY = 1e-300
 
 #: Success and failure advantages of G tables, two arrays [G, N+1].

@@ -14,7 +14,7 @@ import numpy as np
 
 from rl2ml_core.checks import Array
 from rl2ml_core.objective.population import LEAST_KAPPA, BetaPrior, ScoreModel
-from rl2ml_core.pilot.prior import FittedPrior, prior_at
+from rl2ml_core.pilot.prior import LARGEST_SHAPE, LEAST_SHAPE, FittedPrior, prior_at
 from rl2ml_core.selection.criteria import Criterion, Weighted
 
 __all__ = [
@@ -88,8 +88,8 @@ class PriorSpread:
 
 
 def scaled(prior: BetaPrior, factor: float) -> BetaPrior:
-    """The prior of the same mean with `factor` times its pseudo-counts."""
-    return BetaPrior(prior.alpha * factor, prior.beta * factor)
+    """The prior of the same mean with `factor` times its pseudo-counts, within what a prior may have."""
+    return BetaPrior(*(min(max(shape * factor, LEAST_SHAPE), LARGEST_SHAPE) for shape in (prior.alpha, prior.beta)))
 
 
 def spread_of_strength(prior: BetaPrior, num_draws: int, rng: np.random.Generator) -> PriorSpread:

@@ -325,3 +325,9 @@ def test_measured_kappas_stop_at_one():
 @pytest.mark.parametrize("model", [ScoreModel(0.1), ScoreModel(0.1, 0)])
 def test_a_known_kappa_is_not_drawn(model):
     assert kappa_draws(model, 10) is None
+
+
+@pytest.mark.parametrize("prior", [BetaPrior(1e9, 5e8), BetaPrior(1e-9, 1e-9)])
+def test_a_scaled_prior_stays_within_what_a_prior_may_have(prior):
+    for factor in (0.5, 2):
+        assert 1e-9 <= min(vars(scaled(prior, factor)).values()) <= max(vars(scaled(prior, factor)).values()) <= 1e9
