@@ -1,6 +1,5 @@
 """From an analysis's request to its answer: the same function here and in a pool process, and its cost."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -130,8 +129,6 @@ def analysis(inquiry: Inquiry) -> bytes:
             **inquiry.parameters,
         )
     content = found.to_dict()
-    if content["noise_to_signal"] == math.inf:  # a signal too small to speak of is none
-        content["noise_to_signal"] = None
     return as_json({"method_version": rl2ml.METHOD_VERSION, "core_version": rl2ml.__version__, **content})
 
 

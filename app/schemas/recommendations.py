@@ -194,7 +194,7 @@ class GroupAnswer(Answer):
 
     name: str
     num_prompts: float
-    differs: bool
+    differs: bool | None
     difference: IntervalAnswer | None
     loss_of_joint: float | None
     summary: str
@@ -209,7 +209,7 @@ class GroupsAnswer(Answer):
     """Whether the groups of a pilot differ by more than noise, and one answer each."""
 
     summary: str
-    differ: bool
+    differ: bool | None
     by_group: list[GroupAnswer]
 
 

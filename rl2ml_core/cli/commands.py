@@ -265,6 +265,9 @@ def table(
         show(objective_text(loaded, rollouts_per_prompt))
 
 
+_OF_GAMMA = ("baseline", "order", "filter_groups")
+
+
 def _analyzed(
     trainer: str,
     num_rollouts: int,
@@ -280,6 +283,12 @@ def _analyzed(
             raise rl2ml.InvalidInput(
                 f"TRAINER must be one of {_TRAINERS}, a γ, or the path of an objective.json; got {trainer!r:.60}"
             )
+        known = rl2ml.KNOWN_TRAINERS[chosen].parameters if isinstance(chosen, str) else _OF_GAMMA
+        for name in given:
+            if name not in known:
+                what = chosen if isinstance(chosen, str) else "a γ"
+                accepted = ", ".join(known) or "no parameters"
+                raise rl2ml.InvalidInput(f"{what} takes {accepted}; got {name}", field=name)
         return rl2ml.analyze(chosen, num_rollouts, people, scores, **given)
     if given:
         raise rl2ml.InvalidInput(f"{path} says how it estimates: it takes no {next(iter(given))}")
@@ -287,10 +296,6 @@ def _analyzed(
     own = saved.population if isinstance(saved.population, rl2ml.Population) else None
     people, scores = people or own, scores or saved.score_model
     # By its table: on other prompts its baseline stays that of its own pilot.
-    found = rl2ml.analyze(saved.table(num_rollouts), num_rollouts, people, scores)
-    found = replace(found, name=path.name, label=f"RL2ML ({saved.baseline})")
-    if saved.filter_groups:
-        order = None if saved.order is None else min(saved.order, num_rollouts)
-        like = rl2ml.analyze(saved.gamma, num_rollouts, people, scores, order=order, filter_groups=True)
-        found = replace(found, kept_share=like.kept_share, kept_weights=like.kept_weights)
-    return found
+    table, drops = saved.table(num_rollouts), saved.filter_groups
+    found = rl2ml.analyze(table, num_rollouts, people, scores, drops_equal_groups=drops)
+    return replace(found, name=path.name, label=f"RL2ML ({saved.baseline})")

@@ -125,6 +125,8 @@ def trainer_of(text: str) -> str | float:
 
 def objective_path(text: str) -> Path | None:
     """The objective.json that a trainer may be given as."""
+    if text in rl2ml.KNOWN_TRAINERS or _number(text) is not None:
+        return None
     path = Path(text)
     return path if path.suffix.lower() == ".json" or path.is_file() else None
 

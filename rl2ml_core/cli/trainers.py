@@ -14,7 +14,8 @@ __all__ = ["analysis_text", "catalog_help", "comparison_text"]
 
 _LEGEND = (
     "≈ is the nearest γ, with the cosine of the weights. Noise is that of one group.\n"
-    "Dead groups have no advantage. Left to gain: with the recommended objective instead, per step of equal length."
+    "Dead groups have no advantage. Left to gain: with the recommended objective instead, per step of equal length, "
+    "from as many generated rollouts."
 )
 
 

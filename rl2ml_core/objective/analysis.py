@@ -298,8 +298,13 @@ class Analysis:
 
     @property
     def noise_to_signal(self) -> float | None:
-        """(E‖ĝ‖² − ‖E ĝ‖²)/‖E ĝ‖² of one group; None without a signal."""
-        ratio = max(self.energy - self.signal, 0.0) / self.signal if self.signal > 0 else math.inf
+        """(E‖ĝ‖² − ‖E ĝ‖²)/‖E ĝ‖² of one group.
+
+        None without a signal, or under a score model that is no distribution of scores (the paper's proxies).
+        """
+        if not self.signal > 0 or self.energy < self.signal * (1 - 1e-9):
+            return None
+        ratio = max(self.energy - self.signal, 0.0) / self.signal
         return ratio if math.isfinite(ratio) else None
 
     @property
@@ -417,7 +422,7 @@ def analyze(
         score_model: for energies; `ScoreModel()` when None. The κ-model is integrated over the population exactly, any
             other geometry taken at the cells' mean pass rates.
         parameters: of the catalog's trainer (see `known_table`); baseline, order and filter_groups of a γ (see
-            `rl2ml_table`).
+            `rl2ml_table`); drops_equal_groups of a table.
 
     Raises:
         InvalidInput: an unknown name or parameter, a value outside its range, or a table whose largest advantage is
@@ -479,13 +484,13 @@ class _Subject:
         parameters: Mapping[str, Any],
     ) -> Self:
         if isinstance(trainer, AdvantageTable):
-            _only(parameters, (), "a table")
+            _only(parameters, ("drops_equal_groups",), "a table")
             n = trainer.num_rollouts
             if num_rollouts is not None and num_rollouts != n:
                 raise InvalidInput(
                     f"num_rollouts must be that of the table, {n}; got {num_rollouts!r:.40}", field="num_rollouts"
                 )
-            return cls("table", "This table", trainer, {})
+            return cls("table", "This table", trainer, {}, _flag(parameters, "drops_equal_groups"))
         if num_rollouts is None:
             raise InvalidInput("num_rollouts is needed but for a table; got None", field="num_rollouts")
         if isinstance(trainer, str):
@@ -497,11 +502,18 @@ class _Subject:
         n = integer(num_rollouts, "num_rollouts", minimum=1, maximum=MAX_ROLLOUTS)
         _only(parameters, ("baseline", "order", "filter_groups"), "a γ")
         baseline = resolve_baseline(parameters.get("baseline"), population)
-        drops = bool(parameters.get("filter_groups", False))
+        drops = _flag(parameters, "filter_groups")
         order = parameters.get("order")
         table = rl2ml_table(gamma, n, baseline, population, scores, order, filter_groups=drops)
         filled = {"baseline": baseline, "order": order, "filter_groups": drops}
         return cls(f"gamma={gamma:g}", f"RL2ML ({baseline})", table, filled, drops)
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool:
+    value = parameters.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidInput(f"{name} must be true or false; got {value!r:.40}", field=name)
+    return value
 
 
 def _only(parameters: Mapping[str, Any], accepted: tuple[str, ...], what: str) -> None:

@@ -113,6 +113,12 @@ class Estimator:
             _baseline(name, num_rollouts, population, score_model or ScoreModel(), filter_groups),
         )
 
+    @property
+    def effective_order(self) -> int:
+        """M of the objective that its tables optimize: N − 1 at most where the group is centered."""
+        largest = self.num_rollouts - (self.name == "group_centered")
+        return max(min(self.order or largest, largest), 1)
+
     def tables(self, gamma: Array) -> tuple[Array, Array]:
         """Tables s_K, t_K, K = 0..N, of every γ [G]: two arrays [G, N+1]."""
         success = np.zeros((gamma.size, self.num_rollouts + 1))

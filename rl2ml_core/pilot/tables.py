@@ -309,9 +309,10 @@ def _picked(values: Any, at: list[int]) -> Any:
 
 def _group_name(row: int, text: str) -> str:
     name = text.strip()
-    if not 1 <= len(name) <= LONGEST_GROUP:
+    if not 1 <= len(name) <= LONGEST_GROUP or not name.isprintable():
         raise InvalidTable(
-            f"row {row}: a group must have a name of 1 to {LONGEST_GROUP} characters; got {name!r:.40}", field="group"
+            f"row {row}: a group must have a name of 1 to {LONGEST_GROUP} printable characters; got {name!r:.40}",
+            field="group",
         )
     return name
 

@@ -109,7 +109,8 @@ class Comparison:
             parts.append(f"less than {_listed(better)}")
         baseline = "" if answer.objective is None else f" ({answer.objective.baseline} baseline)"
         gains = ", and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-        return f"γ = {answer.gamma:.2f}{baseline} is predicted to gain {gains}."
+        caution = " The pilot says little: the prior shapes this answer." if answer.status == "prior_dominated" else ""
+        return f"γ = {answer.gamma:.2f}{baseline} is predicted to gain {gains}.{caution}"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -148,6 +149,8 @@ def compare(
     joint = recommend(pilot, metric, num_rollouts, others=usable, **options)
     objective = joint.objective
     scores = options.get("score_model") if objective is None else objective.score_model
+    if scores is not None and scores.name == "paper":  # proxies, not scores: their energy is no one's
+        scores = None
     # What `recommend` took the pilot for; it is needed where nothing is recommended, too.
     people = pilot if isinstance(pilot, Population) else pilot.population(options.get("prior", "empirical_bayes"))
     estimator = {

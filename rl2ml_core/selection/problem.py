@@ -141,6 +141,15 @@ class Problem:
         rows = max(1, _VALUES_AT_ONCE // self.num_rollouts)
         return [self.valued.tables(gamma[start : start + rows]) for start in range(0, gamma.size, rows)]
 
+    @property
+    def kept_share(self) -> float:
+        """E[1 − p^N − (1−p)^N]: the share of groups that a trainer which drops equal rewards keeps."""
+        people, n = self.population, self.num_rollouts
+        equal = sum(
+            float(block.weights @ block.bernstein(n).law[:, [0, -1]].sum(axis=1)) for _, block in people.blocks(n + 1)
+        )
+        return max(1 - equal / float(people.weights.sum()), 0.0)
+
     def under(self, prior: BetaPrior) -> Criterion:
         """The criterion were the prior another."""
         people = self.population
@@ -191,7 +200,9 @@ class Trainer:
 
     label: str  # as the answer names it
     spoken: str  # as a sentence names it
-    table: AdvantageTable | None
+    table: AdvantageTable | None  # as the criterion values it
+    trained: AdvantageTable | None = None  # that its learning rate was tuned under, where another
+    drops_equal_groups: bool = False
     why_undefined: str = ""
 
     @classmethod
@@ -205,13 +216,20 @@ class Trainer:
             return cls("table", "your table", current)
         if not isinstance(current, str):
             gamma = finite_number(current, "current", minimum=0, maximum=MAX_GAMMA)
-            return cls(f"gamma={gamma:g}", f"your γ={gamma:g}", problem.estimator.table(gamma))
+            return cls(
+                f"gamma={gamma:g}",
+                f"your γ={gamma:g}",
+                problem.valued.table(gamma),
+                problem.estimator.table(gamma),
+                problem.estimator.filter_groups,
+            )
         name = choice(current, "current", KNOWN_TRAINERS)
         spoken = f"your {KNOWN_TRAINERS[name].label}"
         try:
-            return cls(name, spoken, known_table(name, n))
+            return cls(name, spoken, known_table(name, n), None, KNOWN_TRAINERS[name].drops_equal_groups)
         except InvalidInput as error:
-            return cls(name, spoken, None, f"{str(error).partition(';')[0]}: there is nothing to compare with.")
+            why = f"{str(error).partition(';')[0]}: there is nothing to compare with."
+            return cls(name, spoken, None, why_undefined=why)
 
 
 @dataclass(frozen=True, eq=False)

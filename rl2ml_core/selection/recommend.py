@@ -214,7 +214,7 @@ def recommend(
         problem.estimator.name,
         problem.population,
         problem.scores if criterion == "paper" else score_model,
-        problem.estimator.order or n,
+        problem.estimator.effective_order,
         n,
         filter_groups=problem.estimator.filter_groups,
     )._with_table(chosen)
@@ -322,7 +322,13 @@ def _learning_rate(problem: Problem, solution: Solution, chosen: AdvantageTable,
         reference = None if place is None else problem.criterion.advantage_rms(solution.fixed_terms[:, place, None])
     else:
         rms = chosen.rms(problem.population)
-        reference = None if trainer.table is None else trainer.table.rms(problem.population)
+        used = trainer.trained or trainer.table
+        reference = None if used is None else used.rms(problem.population)
+    # Of the rollouts that are trained on: where groups are dropped, none of them has been counted with zeros.
+    kept = problem.kept_share**0.5 if problem.estimator.filter_groups or trainer.drops_equal_groups else 1.0
+    if kept > 0:
+        rms /= kept if problem.estimator.filter_groups else 1
+        reference = reference / kept if reference is not None and trainer.drops_equal_groups else reference
     return calibrate(reference, rms, trainer.label)
 
 

@@ -34,6 +34,7 @@ _WORTH_MEASURING = 0.02
 #: Standard deviation of the log-concentration above which intervals missed in simulation (docs/decisions.md); pilots of
 #: 64 prompts × 8 rollouts that are not all easy or all hard have .2 to .4.
 _UNIDENTIFIED = 0.45
+_ALIKE = 1e-6
 _GAMMA_STEP = 1e-4  # of a central difference: relative error near 1e-8
 
 
@@ -177,13 +178,18 @@ def corollary_4_2(problem: Problem) -> list[Diagnostic]:
     length = points.weights * problem.scores.sensitivity(p)
     signal = length * problem.metric.slope(p)
     below, at, above = objective_weight(
-        p, np.array([[1 - _GAMMA_STEP], [1.0], [1 + _GAMMA_STEP]]), problem.num_rollouts, problem.estimator.order
+        p,
+        np.array([[1 - _GAMMA_STEP], [1.0], [1 + _GAMMA_STEP]]),
+        problem.num_rollouts,
+        problem.estimator.effective_order,
     )
     slope = (above - below) / (2 * _GAMMA_STEP)
     gain, energy = float(signal @ at), float(length @ at**2)
     if not (gain > 0 and energy > 0):
         return []
     left, right = 2 * float(length @ (at * slope)) / energy, 2 * float(signal @ slope) / gain
+    if abs(left - right) <= _ALIKE * max(abs(left), abs(right)):
+        return []
     where = "below" if left > right else "above"
     detail = (
         f"Corollary 4.2: B'/B = {left:.3g} and 2A'/A = {right:.3g} at γ = 1, so without noise moving {where} 1 helps."

@@ -286,4 +286,5 @@ def _summarize(values: Array, to_grid: Array, grid: Array) -> Draws:
     nodes = to_grid.shape[0]
     curves = values[:, :nodes] @ to_grid
     best, height = peaks(curves, grid)
-    return Draws(best, curves, height, values[:, nodes:], values[:, nodes:])
+    fixed = values[:, nodes:].copy()  # a view would keep all of them
+    return Draws(best, curves, height, fixed, fixed)

@@ -544,7 +544,7 @@ def test_the_same_trainer_by_name_and_by_table():
         ((0.5, 8), {"baseline": "bayes"}, "baseline 'bayes' needs a population"),
         ((0.5, 0), {}, "num_rollouts must be an integer from 1 to 65536; got 0"),
         ((rl2ml.known_table("grpo", 8), 9), {}, "num_rollouts must be that of the table, 8; got 9"),
-        ((rl2ml.known_table("grpo", 8),), {"k": 1}, "a table takes no parameters; got k"),
+        ((rl2ml.known_table("grpo", 8),), {"k": 1}, "a table takes drops_equal_groups; got k"),
         ((of_contrasts([1e151]),), {}, r"largest advantage must be from 1e-150 to 1e\+150 to be analyzed; got 1e\+151"),
         ((of_contrasts([1e-200]),), {}, "got 1e-200"),
         ((None, 8), {}, "trainer must be a finite number"),

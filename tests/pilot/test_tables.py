@@ -340,12 +340,18 @@ def test_columns_of_the_other_kind_of_table_may_name_the_groups(tmp_path):
             "num_successes,num_rollouts\n1,8\n",
             "expected a column 'source' with each row's group; found num_successes, num",
         ),
-        ("num_successes,num_rollouts,source\n1,8,a\n2,8,\n", "row 3: a group must have a name of 1 to 200 characters"),
+        (
+            "num_successes,num_rollouts,source\n1,8,a\n2,8,\n",
+            "row 3: a group must have a name of 1 to 200 printable characters",
+        ),
         (
             "num_successes,num_rollouts,source\n1,8,a\n2,8,  \n",
-            "row 3: a group must have a name of 1 to 200 char.*; got ''",
+            "row 3: a group must have a name of 1 to 200 printable char.*; got ''",
         ),
-        (f"num_successes,num_rollouts,source\n1,8,{'x' * 201}\n", "row 2: a group must have a name of 1 to 200 char"),
+        (
+            f"num_successes,num_rollouts,source\n1,8,{'x' * 201}\n",
+            "row 2: a group must have a name of 1 to 200 printable char",
+        ),
         ("num_successes,num_rollouts,source\n", "the table has a header but no rows"),
         ("num_successes,num_rollouts,source\n1,8,a\n9,8,b\n", "row 3: num_successes must not exceed num_rollouts"),
         ("num_successes,num_rollouts,source\n1,8,a\n1,8,b\nx,8,a\n", "row 4: num_successes must be a number"),

@@ -49,6 +49,7 @@ def test_rows_are_what_recommend_and_analyze_say_of_each_trainer(pilot, options)
     assert equal(found.recommendation.to_dict(), joint.to_dict())
 
     people, scores = joint.objective.population, joint.objective.score_model
+    scores = None if options.get("criterion") == "paper" else scores
     estimator = {name: options.get(name) for name in ("baseline", "order")}
     estimator = {"baseline": estimator["baseline"] or "bayes", "order": estimator["order"]}
     estimator["filter_groups"] = options.get("filter_groups", False)
@@ -252,3 +253,16 @@ def test_misuse_is_refused(pilot, arguments, message):
 def test_group_sizes_outside_their_range_are_refused(pilot, n):
     with pytest.raises(rl2ml.InvalidInput, match="num_rollouts must be an integer"):
         compare(pilot, "pass@8", n)
+
+
+def test_the_papers_proxies_are_no_one_noise(pilot):
+    found = compare(pilot, "pass@8", 8, criterion="paper", bootstrap=0)
+    default = compare(pilot, "pass@8", 8, bootstrap=0)
+    noise = {row.analysis.name: row.analysis.noise_to_signal for row in default.trainers}
+    assert {row.analysis.name: row.analysis.noise_to_signal for row in found.trainers} == noise
+    assert rl2ml.analyze("maxrl", 8, pilot, rl2ml.ScoreModel.paper()).noise_to_signal is None
+
+
+def test_a_prior_that_shapes_the_answer_is_said():
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 60), (8, 1, 1)])
+    assert "the prior shapes this answer" in compare(pilot, "pass@8", 8, bootstrap=0).summary

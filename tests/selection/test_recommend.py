@@ -648,6 +648,37 @@ def test_a_trainer_that_drops_equal_groups_gets_an_estimator_that_does_not_need_
     assert value_of(table) <= value_of(plain.objective.table(8))
 
 
+def test_a_refilling_trainers_rate_counts_the_rollouts_it_trains_on():
+    plain, filtered = (recommend(PILOT, "pass@8", 8, filter_groups=drops, bootstrap=0) for drops in (False, True))
+    population = PILOT.population()
+    p = np.random.default_rng(0).beta(
+        population.shape_success[:, None], population.shape_failure[:, None], (population.weights.size, 200_000)
+    )
+    kept = population.weights @ (1 - p**8 - (1 - p) ** 8).mean(axis=1) / population.weights.sum()
+    table = filtered.objective.table(8)
+    assert filtered.learning_rate.advantage_rms == pytest.approx(table.rms(population) / np.sqrt(kept), rel=5e-3)
+    assert plain.learning_rate.advantage_rms == pytest.approx(plain.objective.table(8).rms(population), rel=1e-9)
+    dapo, grpo = (recommend(PILOT, "pass@8", 8, current=name, bootstrap=0).learning_rate for name in ("dapo", "grpo"))
+    assert dapo.multiplier / grpo.multiplier == pytest.approx(1 / np.sqrt(kept), rel=5e-3)
+
+
+def test_the_papers_criterion_values_a_gamma_in_use_as_its_own():
+    found = recommend(PILOT, "pass@8", 8, criterion="paper", variance_penalty=0.3, bootstrap=0)
+    again = recommend(PILOT, "pass@8", 8, criterion="paper", variance_penalty=0.3, current=found.gamma, bootstrap=0)
+    assert again.predicted_gain_over["current"] == pytest.approx(0, abs=1e-12)
+    one = recommend(PILOT, "pass@8", 8, criterion="paper", current=1.0, bootstrap=0).predicted_gain_over
+    assert one["current"] == pytest.approx(one["maxrl"], rel=1e-9)
+
+
+def test_a_group_centered_objective_says_the_order_it_has():
+    found = recommend(PILOT, "pass@8", 8, baseline="group_centered", bootstrap=0).objective
+    assert found.order == 7
+    for n in (8, 16):
+        identity = rl2ml.identify(found.table(n))
+        assert identity.order == 7
+        assert identity.gamma == pytest.approx(found.gamma, rel=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"filter_groups": True}, {"baseline": "group_centered"}])
 def test_one_rollout_is_too_few_for_what_compares_within_a_group(options):
     with pytest.raises(InvalidInput, match="needs at least 2 rollouts per prompt; got 1"):

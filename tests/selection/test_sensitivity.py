@@ -167,6 +167,8 @@ def test_corollary_4_2_says_where_the_unit_gain_rises(metric):
 
 
 def test_corollary_4_2_is_left_out_where_it_says_nothing():
+    one_rate = recommend(rl2ml.Population.from_pass_rates([0.3]), "pass@8", 8, bootstrap=0)
+    assert not found(one_rate, "corollary_4_2")  # U does not depend on γ
     assert corollary_4_2(problem("pass@8", 1)) == []
     answer = recommend(PILOT, "pass@8", 8, gamma_max=1.0, bootstrap=0)
     assert not found(answer, "corollary_4_2")
