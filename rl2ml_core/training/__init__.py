@@ -1,0 +1,21 @@
+"""Training with an objective: rewards → advantages → loss, and the scale that an optimizer feels.
+
+The only part of the library that imports torch. All that a loop needs from γ is a table, so nothing here knows about γ:
+advantages are looked up, and the loss weighs log-probabilities with them. See docs/training.md.
+"""
+
+from rl2ml_core.errors import MissingExtra
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise MissingExtra("Training", "training") from None
+
+from rl2ml_core.training.advantages import GroupAdvantages, group_advantages
+from rl2ml_core.training.calibration import AdvantageScale
+from rl2ml_core.training.lookup import HasTables, Tables
+from rl2ml_core.training.loss import RL2MLLoss
+
+__all__ = ["AdvantageScale", "GroupAdvantages", "HasTables", "RL2MLLoss", "Tables", "group_advantages"]
