@@ -29,7 +29,7 @@ help: ## list the goals
 run: $(VENV)/.runtime ## start the service with the demo pilot on http://127.0.0.1:$PORT (8000)
 	@$(BIN)/python -m app --demo examples/addition/pilot.csv
 
-test: lint types ## everything that must hold before a commit, with seconds per stage
+test: lint types $(if $(TRAINING)$(RL2ML_REQUIRE_ALL),$(VENV)/.training) ## everything that must hold before a commit; TRAINING=1 adds torch
 	$(call stage,pytest,$(BIN)/pytest -n 2 --dist loadgroup)
 
 lint: $(VENV)/.dev ## style, formatting and the direction of imports
@@ -44,10 +44,12 @@ format: $(VENV)/.dev ## apply the style
 	@$(BIN)/ruff check --fix --quiet || true
 	@$(BIN)/ruff format
 
-benchmarks: $(VENV)/.dev ## seconds, requests per second and shares covered, against the budgets the scripts name
+benchmarks: $(VENV)/.training ## seconds, requests per second and shares covered, against the budgets the scripts name
 	$(call stage,solver,$(BIN)/python benchmarks/solver.py)
 	$(call stage,http,$(BIN)/python benchmarks/http.py)
 	$(call stage,coverage,$(BIN)/python benchmarks/coverage.py)
+	$(call stage,controller,$(BIN)/python benchmarks/controller.py)
+	$(call stage,loss,$(BIN)/python benchmarks/loss.py)
 
 image: ## build the container image as $IMAGE (rl2ml)
 	docker build -t $(IMAGE) .
@@ -88,4 +90,10 @@ $(VENV)/.runtime: $(VENV)/.created requirements/runtime.txt requirements/build.t
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo 'Adding the development tools to $(VENV) …'
 	@$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# By pip and without hashes: an index may serve torch's CPU build for this platform under the same version.
+$(VENV)/.training: $(VENV)/.dev requirements/training.txt
+	@echo 'Adding torch to $(VENV) …'
+	@$(PIP) -r requirements/training.txt
 	@touch $@

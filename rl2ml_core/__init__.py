@@ -29,6 +29,10 @@ from rl2ml_core.pilot.metadata import Conditions
 from rl2ml_core.pilot.prior import FittedPrior, fit_prior
 from rl2ml_core.pilot.tables import read_pilot, read_pilot_groups
 from rl2ml_core.selection.comparison import Comparison, compare
+from rl2ml_core.selection.controller import ControllerSettings, ControllerState, Decision
+from rl2ml_core.selection.controller import replay as replay_controller
+from rl2ml_core.selection.controller import start as start_controller
+from rl2ml_core.selection.controller import step as step_controller
 from rl2ml_core.selection.groups import GroupedRecommendation, recommend_groups
 from rl2ml_core.selection.metrics import LogSuccess, Metric, Mixture, PassAtK, parse_metric
 from rl2ml_core.selection.recommend import Recommendation, recommend
@@ -43,6 +47,9 @@ __all__ = [
     "BetaPrior",
     "Comparison",
     "Conditions",
+    "ControllerSettings",
+    "ControllerState",
+    "Decision",
     "FittedPrior",
     "GroupedRecommendation",
     "Identity",
@@ -78,7 +85,10 @@ __all__ = [
     "read_pilot_groups",
     "recommend",
     "recommend_groups",
+    "replay_controller",
     "rl2ml_table",
+    "start_controller",
+    "step_controller",
     "success_weights",
     "truncation_tail",
     "truncation_window",

@@ -16,6 +16,8 @@ DOCUMENTED = [
     *["PilotHistogram", "read_pilot", "read_pilot_groups", "Conditions", "fit_prior", "FittedPrior"],
     *["Metric", "PassAtK", "LogSuccess", "Mixture", "parse_metric", "recommend", "Recommendation"],
     *["recommend_groups", "GroupedRecommendation", "compare", "Comparison"],
+    *["ControllerSettings", "ControllerState", "Decision"],
+    *["start_controller", "step_controller", "replay_controller"],
     *["RL2MLError", "InvalidInput", "InvalidTable", "MissingExtra"],
     *["__version__", "METHOD_VERSION"],
 ]
