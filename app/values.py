@@ -47,6 +47,7 @@ _POINTERS = {
     "pass_rates": "#/pilot/pass_rates",
     "cells": "#/pilot/cells",
     "groups": "#/pilot/groups",
+    "pilots": "#/pilot/groups",
     "metric": "#/metric",
     "prior": "#/prior",
     "prior.alpha": "#/prior/alpha",

@@ -97,8 +97,8 @@ class RatesPilot(Strict):
 
 def _printable(name: str) -> str:
     # Names come back in sentences that terminals and pages show: no line breaks, escapes or direction marks.
-    if not name.isprintable():
-        raise ValueError("expected printable characters")
+    if not name.isprintable() or not name.strip():
+        raise ValueError("expected printable characters, not all of them spaces")
     return name
 
 

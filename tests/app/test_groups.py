@@ -106,6 +106,7 @@ def test_names_come_back_as_they_are(client, conforms, question, name):
         ({f"s{i}": cells(EASY) for i in range(257)}, "#/pilot/groups", "at most 256 items"),
         ({"": cells(EASY)}, "#/pilot/groups", "name"),
         ({"x" * 201: cells(EASY)}, "#/pilot/groups", "name"),
+        ({"  ": cells(EASY)}, "#/pilot/groups", "not all of them spaces"),
         ({"secret\nname": cells(EASY)}, "#/pilot/groups", "printable"),
         ({"secret\u202ename": cells(EASY)}, "#/pilot/groups", "printable"),
         ({"secret": 1}, "#/pilot/groups", "an object"),
