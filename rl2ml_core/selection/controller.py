@@ -37,7 +37,7 @@ CODES: Final = {
     "no_evidence": "nothing was measured yet: the initial γ",
     "pilot": "chosen from the pilot",
     "uninformative": "held: what was measured cannot tell one γ from another",
-    "little_evidence": "held: too few prompts, or counts that leave the choice to the prior",
+    "little_evidence": "held: too few prompts, none in this window, or counts that leave the choice to the prior",
     "near_optimal": "held: staying loses too little, and too few draws prefer moving",
     "first_choice": "moved all the way: the first choice on enough evidence",
     "limited": "moved towards the best γ by the largest step",
@@ -333,6 +333,8 @@ def step(state: ControllerState, window: PilotHistogram | None) -> tuple[Control
     code, why = _lacking(settings, evidence, found)
     if code or found is None:
         reason = f"Held at γ = {gamma:.2f}: {why}."
+    elif window is None:
+        code, reason = "little_evidence", f"Held at γ = {gamma:.2f}: the window brought no counts."
     else:
         code, gamma, reason = _move(settings, state.chosen, gamma, found)
     chosen = state.chosen or not why

@@ -5,6 +5,7 @@ handed to the rows. Counts are taken once per call, whatever the number of group
 """
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,14 +70,14 @@ class GroupAdvantages:
         success, failure = self.tables.success[where], self.tables.failure[where]
         squares, rows = self.squares()
         values = {
-            "advantage_rms": (squares / rows).sqrt(),
+            "advantage_rms": (squares / rows.clamp(min=1)).sqrt(),
             "pass_rate": (k / n.double()).mean(),
             "all_fail_groups": (k == 0).double().mean(),
             "all_success_groups": (k == n).double().mean(),
             "zero_advantage_groups": ((success == 0) & (failure == 0)).double().mean(),
             "effective_weight": self.tables.weight[where].mean(),
             "group_size": n.double().mean(),
-            "missing_rewards": 1 - rows / max(self.advantages.numel(), 1),
+            "missing_rewards": (self.advantages.numel() - rows) / max(self.advantages.numel(), 1),
         }
         return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
@@ -281,7 +282,7 @@ def _correct(
     x: Tensor, known: Tensor | None, threshold: float | None, field: str, check: bool
 ) -> tuple[Tensor, Tensor | None]:
     """`_Rows.correct` and `known` of one column [...] of rewards."""
-    if threshold is None and known is None and not (check and _unusual(x)):
+    if threshold is None and known is None and (not _unusual(x) if check else x.ndim == 2 or not x.is_floating_point()):
         return x if x.dtype in _COUNTING else x.float(), None
     missing = x.isnan()
     here = ~missing if known is None else known & ~missing
@@ -384,19 +385,23 @@ def _grouping(correct: Tensor, group_ids: "Numbers | Sequence[Hashable] | None",
     if isinstance(keys, Tensor):
         ids, groups = torch.unique(keys.to(correct.device), return_inverse=True)
         return _Grouping(groups, len(ids), ids)
-    if keys and isinstance(keys[0], Tensor):  # hashed by identity: every row would be a group of its own
-        raise InvalidInput("group_ids must be one tensor or plain values; got a list of tensors", field="group_ids")
     place: defaultdict[Hashable, int] = defaultdict(itertools.count().__next__)  # numbered as they turn up
     try:
         groups = np.fromiter(map(place.__getitem__, keys), np.int64, len(keys))
     except TypeError as error:
         raise InvalidInput(f"group_ids must be integers or hashable; got {error}", field="group_ids") from None
+    if any(isinstance(key, Tensor) for key in place):  # hashed by identity: every row would be a group of its own
+        raise InvalidInput("group_ids must be one tensor or plain values; got a list of tensors", field="group_ids")
+    if any(isinstance(key, float) and math.isnan(key) for key in place):  # NaN is not even itself
+        raise InvalidInput("group_ids must be integers or hashable; got nan", field="group_ids")
     return _Grouping(torch.from_numpy(groups).to(correct.device), len(place), list(place))
 
 
 def _keys(group_ids: "Numbers | Sequence[Hashable]") -> Tensor | list[Hashable]:
     """Integers of an array as a tensor, anything else as a list."""
     keys = group_ids
+    if isinstance(keys, str | bytes):  # its characters would be ids
+        raise InvalidInput("group_ids must be one per reward; got a text", field="group_ids")
     if isinstance(keys, np.ndarray) and keys.dtype.kind in "iuf":
         keys = torch.from_numpy(keys if keys.dtype.kind == "f" else keys.astype(np.int64))
     if not isinstance(keys, Tensor):
@@ -452,7 +457,9 @@ def _lookup(objective: Tables, sizes: Tensor, ids: Tensor | Sequence[Hashable] |
         name = ids[group].item() if isinstance(ids, Tensor) else ids[group]
         return f"group {group} (id {name!r})"
 
-    low, high = torch.stack(sizes.aminmax()).tolist() if len(sizes) else (1, 1)
+    if not len(sizes):
+        return lookup(objective, (), sizes.device, first)
+    low, high = torch.stack(sizes.aminmax()).tolist()
     occurring = [low] if low == high else torch.unique(sizes).tolist()
     if 0 in occurring:
         raise InvalidInput(f"every group must have a valid row; got none in {first(0)}", field="rewards")

@@ -122,11 +122,17 @@ class AdvantageScale:
         """
         factor = self.multiplier
         own = groups.squares()
-        other = own if isinstance(self._reference, float) else groups.squares(self._reference)
-        sums = torch.cat([own, other])
+        failed: InvalidInput | None = None
+        try:
+            other = own if isinstance(self._reference, float) else groups.squares(self._reference)
+        except InvalidInput as error:
+            failed, other = error, torch.zeros_like(own)
+        sums = torch.cat([own, other, own.new_tensor([failed is not None])])
         if process_group is not None:
             dist.all_reduce(sums, group=process_group)
-        total, rows, other_total, other_rows = sums.tolist()
+        total, rows, other_total, other_rows, failures = sums.tolist()
+        if failures:
+            raise failed or InvalidInput("reference must have tables for the groups of every rank", field="reference")
         if not math.isfinite(total):
             raise InvalidInput(f"advantages must be finite; got a sum of squares of {total}", field="groups")
         if rows:

@@ -82,8 +82,12 @@ def lookup(objective: Tables, sizes: Collection[int], device: torch.device, firs
     kept = _kept.get(key)
     if kept is not None and all(size in kept[1].begins for size in sizes):
         return kept[1]
+    require_tables(objective, "objective")
     for size in sizes:
         table_of(objective, size, first)
+    if not sizes and kept is None:
+        nothing = torch.zeros(0, dtype=torch.float64, device=device)
+        return Lookup({}, torch.zeros(1, dtype=torch.int64, device=device), nothing, nothing, nothing, 0.0)
     found = _build(objective, sorted({*sizes, *(kept[1].begins if kept else ())}), device)
     _kept[key] = objective, found  # the objective too, so that its id stays its own
     while len(_kept) > _MOST_KEPT:

@@ -117,7 +117,7 @@ class RL2MLLoss:
                 loss = (_select(log_probs, mask).sum(-1, dtype=accurate) * weights).sum()
                 finite = math.isfinite(loss.item())
         if not finite:
-            _explain(log_probs, mask.bool(), advantages, old_log_probs)
+            _explain(log_probs, mask, advantages, old_log_probs)
         return loss
 
     def _surrogate(self, drift: Tensor, weights: Tensor) -> Tensor:
@@ -161,10 +161,11 @@ def _select(tokens: Tensor, mask: Tensor) -> Tensor:
 
 def _explain(log_probs: Tensor, mask: Tensor, advantages: Tensor, old_log_probs: Tensor | None) -> None:
     """Raise with the first value to blame, by its index."""
-    for name, value in (("log_probs", log_probs), ("old_log_probs", old_log_probs), ("advantages", advantages)):
+    values = {"mask": mask, "log_probs": log_probs, "old_log_probs": old_log_probs, "advantages": advantages}
+    for name, value in values.items():
         if value is None:
             continue
-        wrong = (~value.isfinite() if name == "advantages" else mask & ~value.isfinite()).nonzero()
+        wrong = (~value.isfinite() if name in ("mask", "advantages") else mask.bool() & ~value.isfinite()).nonzero()
         if len(wrong):
             index = wrong[0].tolist()
             raise InvalidInput(

@@ -678,3 +678,13 @@ def test_the_benchmark_runs():
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert re.search(r"N = 16 .*step", done.stdout)
+
+
+def test_a_window_without_counts_does_not_move():
+    settings = ControllerSettings(metric="pass@8", num_rollouts=8, initial_gamma=0.2, max_step=0.05)
+    state, _ = start(settings, PilotHistogram.from_cells([(8, 0, 20), (8, 1, 10), (8, 3, 20), (8, 8, 10)]))
+    state, _ = step(state, PilotHistogram.from_cells([(8, 4, 60), (8, 6, 60), (8, 7, 100)]))
+    before = state.decision.gamma
+    for _ in range(3):
+        state, decision = step(state, None)
+        assert (decision.gamma, decision.moved, decision.code) == (before, False, "little_evidence")

@@ -450,3 +450,32 @@ def test_half_precision_autocast_changes_nothing(rewards):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = exact(OBJECTIVE, [rewards]).advantages
     assert torch.equal(inside, exact(OBJECTIVE, [rewards]).advantages)
+
+
+@pytest.mark.parametrize("objective", ["grpo", rl2ml.known_table("rloo", 8), rl2ml.Objective(1.0)])
+def test_a_batch_without_rows_has_no_advantages(objective):
+    for groups in (
+        group_advantages(objective, torch.zeros(0), torch.zeros(0, dtype=torch.int64)),
+        group_advantages(objective, torch.zeros(0), []),
+    ):
+        assert groups.advantages.shape == (0,)
+        assert groups.num_rollouts.shape == (0,)
+
+
+def test_unchecked_ragged_rewards_may_still_be_missing():
+    rewards, ids = torch.tensor([1, 0, float("nan"), 1, 0, 0]), torch.tensor([0, 0, 0, 1, 1, 1])
+    objective = rl2ml.Objective(1.0)
+    checked, unchecked = (group_advantages(objective, rewards, ids, check=check) for check in (True, False))
+    assert torch.equal(checked.advantages, unchecked.advantages)
+    assert unchecked.num_rollouts.tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("ids", ["aab", [1, torch.tensor(1), 1], [0.0, 0, float("nan")]])
+def test_ids_that_would_group_wrongly_are_refused(ids):
+    with pytest.raises(rl2ml.InvalidInput, match="group_ids must"):
+        group_advantages(rl2ml.Objective(1.0), torch.tensor([1.0, 0.0, 1.0]), ids)
+
+
+def test_metrics_of_missing_rewards_are_finite():
+    groups = group_advantages(rl2ml.Objective(1.0), torch.tensor([1.0, float("nan")]), torch.tensor([0, 0]))
+    assert groups.metrics()["missing_rewards"] == 0.5

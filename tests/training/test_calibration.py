@@ -241,3 +241,10 @@ def test_advantages_that_are_not_finite():
     groups.advantages[0, 0] = math.inf
     with pytest.raises(rl2ml.InvalidInput, match="advantages must be finite"):
         AdvantageScale(1.0).step(groups)
+
+
+def test_groups_too_small_for_the_reference_count_with_nothing():
+    groups = group_advantages(rl2ml.Objective(1.0, "score"), torch.ones(4, 1))
+    scale = AdvantageScale("grpo")
+    scale.step(groups)
+    assert scale.multiplier == 1  # the reference is 0 so far

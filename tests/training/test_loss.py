@@ -329,3 +329,10 @@ def test_bounds_outside_their_range(options, message):
 def test_unchecked_values_make_an_unusable_loss():
     log_probs = changed(LOG_PROBS, (3, 1), NAN)
     assert RL2MLLoss(check=False)(log_probs, MASK, ADVANTAGES).isnan()
+
+
+def test_a_mask_that_is_not_finite_is_blamed_by_its_index():
+    mask = torch.tensor([[1.0, float("nan"), 0.0], [1.0, 1.0, 1.0]])
+    with pytest.raises(rl2ml.InvalidInput, match="mask must be finite; got nan at index 0, 1") as refused:
+        RL2MLLoss()(torch.zeros(2, 3), mask, torch.ones(2))
+    assert (refused.value.field, refused.value.index) == ("mask", 0)
