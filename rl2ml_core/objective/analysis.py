@@ -29,7 +29,7 @@ from rl2ml_core.objective.family import (
 from rl2ml_core.objective.population import HasPopulation, Population, ScoreGeometry, ScoreModel, as_population
 from rl2ml_core.objective.quadrature import mixture, nodes
 
-__all__ = ["PASS_RATES", "Analysis", "Identity", "NearestGamma", "analyze", "identify", "nearest_gamma"]
+__all__ = ["PASS_RATES", "UNUSUAL", "Analysis", "Identity", "NearestGamma", "analyze", "identify", "nearest_gamma"]
 
 #: Where an analysis shows the effective weight.
 PASS_RATES = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
@@ -44,7 +44,8 @@ _FLAT = 1e-13  # cosines that differ by no more are equal
 _NEVER = 1e-300  # what stands in for a probability of zero leaves counts that cannot occur below it
 _VALUES_AT_ONCE = 1 << 20
 _BY_SUCCESS_COUNT = 64  # N up to which a sum over counts costs less than an incomplete beta function
-_UNUSUAL = 0.005  # shares by which a weight must rise to be called so
+#: Weights that differ by a smaller share are alike, and smaller shares of groups are none.
+UNUSUAL = 0.005
 
 
 @dataclass(frozen=True)
@@ -323,6 +324,24 @@ class Analysis:
         return self.num_rollouts / self.kept_share if self.kept_share else None
 
     @property
+    def easy_over_middling(self) -> float | None:
+        """w(.9)/w(.5) where easy prompts weigh more again than middling ones; else None."""
+        at = dict(zip(PASS_RATES, self.weights.tolist(), strict=True))
+        return at[0.9] / at[0.5] if at[0.9] > (1 + UNUSUAL) * at[0.5] > 0 else None
+
+    @property
+    def hard_over_middling(self) -> float | None:
+        """w(.01)/w(.5) where hard prompts weigh less than middling ones, and no less than nothing; else None."""
+        at = dict(zip(PASS_RATES, self.weights.tolist(), strict=True))
+        return at[0.01] / at[0.5] if 0 <= at[0.01] < (1 - UNUSUAL) * at[0.5] else None
+
+    @property
+    def negative_at(self) -> tuple[float, ...]:
+        """The pass rates at which its weight is negative: there it makes successes rarer."""
+        least = -1e-12 * float(np.abs(self.weights).max())
+        return tuple(p for p, weight in zip(PASS_RATES, self.weights.tolist(), strict=True) if weight < least)
+
+    @property
     def sentence(self) -> str:
         """What it optimizes, in words."""
         parts = [f"{self.label} {self._optimizes()}.", self.note]
@@ -394,15 +413,14 @@ class Analysis:
             f"is not a member of the family: its weight is nearest to γ = {gamma} "
             f"(cosine {_cosine(self.nearest.cosine)}) {where}"
         )
-        at = dict(zip(PASS_RATES, self.weights.tolist(), strict=True))
         unusual = []
-        if at[0.9] > (1 + _UNUSUAL) * at[0.5] > 0:
-            unusual.append(f"rises again on easy prompts (w(.9)/w(.5) = {at[0.9] / at[0.5]:.2f})")
-        if 0 <= at[0.01] < (1 - _UNUSUAL) * at[0.5]:
-            unusual.append(f"is smaller on hard prompts (w(.01)/w(.5) = {at[0.01] / at[0.5]:.2f})")
-        negative = [f"{p:g}" for p, w in at.items() if w < -1e-12 * float(np.abs(self.weights).max())]
-        if negative:
-            unusual.append(f"is negative at pass rates {', '.join(negative)}, where it makes successes rarer")
+        if self.easy_over_middling is not None:
+            unusual.append(f"rises again on easy prompts (w(.9)/w(.5) = {self.easy_over_middling:.2f})")
+        if self.hard_over_middling is not None:
+            unusual.append(f"is smaller on hard prompts (w(.01)/w(.5) = {self.hard_over_middling:.2f})")
+        if self.negative_at:
+            negative = ", ".join(f"{p:g}" for p in self.negative_at)
+            unusual.append(f"is negative at pass rates {negative}, where it makes successes rarer")
         return " and ".join([words, *unusual])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from rl2ml_core.checks import choice, finite_number
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.advantages import AdvantageTable
-from rl2ml_core.objective.analysis import Analysis, analyze
+from rl2ml_core.objective.analysis import UNUSUAL, Analysis, analyze
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
 from rl2ml_core.objective.family import MAX_GAMMA
 from rl2ml_core.objective.population import Population
@@ -18,8 +18,6 @@ from rl2ml_core.selection.uncertainty import Interval
 
 __all__ = ["ComparedTrainer", "Comparison", "LeftOut", "compare"]
 
-#: Weights that differ by no more are alike, and shares below it are none.
-_UNUSUAL = 0.005
 _STANDARD = ("rl", "maxrl", "current")
 
 
@@ -40,19 +38,18 @@ class ComparedTrainer:
     def surprise(self) -> str:
         """What its name does not say, in sentences; empty where there is nothing."""
         found = self.analysis
-        at = dict(zip(found.pass_rates, found.weights.tolist(), strict=True))
         said = []
         if found.note:
             said.append(found.note)
-        if at[0.9] > (1 + _UNUSUAL) * at[0.5] > 0:
-            said.append(f"Easy prompts weigh more again: w(.9) is {at[0.9] / at[0.5]:.2f} times w(.5).")
-        negative = [f"{p:g}" for p, weight in at.items() if weight < -1e-12 * max(map(abs, at.values()))]
-        if negative:
-            where = "At all pass rates" if len(negative) == len(at) else f"At pass rates {', '.join(negative)}"
-            said.append(f"{where} it makes successes rarer.")
-        elif at[0.01] < (1 - _UNUSUAL) * at[0.5]:
-            said.append(f"Hard prompts weigh less: w(.01) is {at[0.01] / at[0.5]:.2f} times w(.5).")
-        if found.dead_mixed_share > _UNUSUAL:
+        if found.easy_over_middling is not None:
+            said.append(f"Easy prompts weigh more again: w(.9) is {found.easy_over_middling:.2f} times w(.5).")
+        if found.negative_at:
+            everywhere = len(found.negative_at) == len(found.pass_rates)
+            rates = ", ".join(f"{p:g}" for p in found.negative_at)
+            said.append(f"{'At all pass rates' if everywhere else f'At pass rates {rates}'} it makes successes rarer.")
+        elif found.hard_over_middling is not None:
+            said.append(f"Hard prompts weigh less: w(.01) is {found.hard_over_middling:.2f} times w(.5).")
+        if found.dead_mixed_share > UNUSUAL:
             said.append(f"{found.dead_mixed_share:.0%} of groups have mixed rewards and yet no advantage.")
         if found.kept_share is not None and found.rollouts_per_kept_group is not None:
             said.append(
