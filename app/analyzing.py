@@ -30,9 +30,6 @@ _POINTERS = {
     "": "#/estimator",
     "trainer": "#/estimator",
     "num_rollouts": "#/num_rollouts",
-    "baseline": "#/estimator/baseline",
-    "order": "#/estimator/order",
-    "filter_groups": "#/estimator/filter_groups",
     "parameters": "#/estimator/parameters",
     **{
         name: f"#/estimator/parameters/{name}"

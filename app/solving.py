@@ -4,8 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from functools import cached_property, reduce
-from operator import add
+from functools import cached_property
 from typing import Any
 
 import rl2ml_core as rl2ml
@@ -38,9 +37,6 @@ _POINTERS = {
     "gamma_min": "#/search/gamma_min",
     "gamma_max": "#/search/gamma_max",
     "variance_penalty": "#/search/variance_penalty",
-    "baseline": "#/estimator/baseline",
-    "order": "#/estimator/order",
-    "filter_groups": "#/estimator/filter_groups",
     "current": "#/current",
     "sampled/policy": "#/sampled/policy",
     "training/policy": "#/training/policy",
@@ -77,7 +73,9 @@ class Question:
         with refusing(_POINTERS, request.pilot):
             groups = groups_of(request.pilot) if isinstance(request.pilot, GroupsPilot) else {}
             question = cls(
-                pilot_of(request.pilot) if not isinstance(request.pilot, GroupsPilot) else reduce(add, groups.values()),
+                pilot_of(request.pilot)
+                if not isinstance(request.pilot, GroupsPilot)
+                else rl2ml.PilotHistogram.merged(groups.values()),
                 groups,
                 metric_of(request.metric),
                 num_rollouts,

@@ -1,8 +1,6 @@
 """What `rl2ml` can be asked. Commands translate arguments and errors; they compute nothing."""
 
 from dataclasses import replace
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +11,8 @@ from rl2ml_core.cli import options as o
 from rl2ml_core.cli.console import clear_errors, progress, show, show_json
 from rl2ml_core.cli.text import groups_text, objective_text, recommendation_text, window_text
 from rl2ml_core.cli.trainers import analysis_text, catalog_help, comparison_text
+from rl2ml_core.objective.analysis import OF_GAMMA
+from rl2ml_core.objective.catalog import check_parameters
 from rl2ml_core.objective.family import MAX_ROLLOUTS
 
 __all__ = ["app"]
@@ -85,7 +85,7 @@ def recommend(
     with clear_errors():
         with progress(f"Reading {pilot} …"):
             groups = {} if group_by is None else rl2ml.read_pilot_groups(pilot, group_by)
-            counts = reduce(add, groups.values()) if groups else rl2ml.read_pilot(pilot)
+            counts = rl2ml.PilotHistogram.merged(groups.values()) if groups else rl2ml.read_pilot(pilot)
         options: dict[str, Any] = {
             "gamma_min": gamma_range[0],
             "gamma_max": gamma_range[1],
@@ -265,9 +265,6 @@ def table(
         show(objective_text(loaded, rollouts_per_prompt))
 
 
-_OF_GAMMA = ("baseline", "order", "filter_groups")
-
-
 def _analyzed(
     trainer: str,
     num_rollouts: int,
@@ -283,12 +280,11 @@ def _analyzed(
             raise rl2ml.InvalidInput(
                 f"TRAINER must be one of {_TRAINERS}, a γ, or the path of an objective.json; got {trainer!r:.60}"
             )
-        known = rl2ml.KNOWN_TRAINERS[chosen].parameters if isinstance(chosen, str) else _OF_GAMMA
-        for name in given:
-            if name not in known:
-                what = chosen if isinstance(chosen, str) else "a γ"
-                accepted = ", ".join(known) or "no parameters"
-                raise rl2ml.InvalidInput(f"{what} takes {accepted}; got {name}", field=name)
+        # They become keyword arguments, so only the trainer's own may pass.
+        if isinstance(chosen, str):
+            check_parameters(given, rl2ml.KNOWN_TRAINERS[chosen].parameters, chosen)
+        else:
+            check_parameters(given, OF_GAMMA, "a γ")
         return rl2ml.analyze(chosen, num_rollouts, people, scores, **given)
     if given:
         raise rl2ml.InvalidInput(f"{path} says how it estimates: it takes no {next(iter(given))}")

@@ -18,7 +18,7 @@ from rl2ml_core.checks import Array, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.advantages import AdvantageTable
 from rl2ml_core.objective.baselines import energy_form, resolve_baseline, rl2ml_table
-from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table, log_all_missed
+from rl2ml_core.objective.catalog import KNOWN_TRAINERS, check_parameters, known_table, log_all_missed
 from rl2ml_core.objective.family import (
     MAX_GAMMA,
     MAX_ROLLOUTS,
@@ -29,8 +29,20 @@ from rl2ml_core.objective.family import (
 from rl2ml_core.objective.population import HasPopulation, Population, ScoreGeometry, ScoreModel, as_population
 from rl2ml_core.objective.quadrature import mixture, nodes
 
-__all__ = ["PASS_RATES", "UNUSUAL", "Analysis", "Identity", "NearestGamma", "analyze", "identify", "nearest_gamma"]
+__all__ = [
+    "OF_GAMMA",
+    "PASS_RATES",
+    "UNUSUAL",
+    "Analysis",
+    "Identity",
+    "NearestGamma",
+    "analyze",
+    "identify",
+    "nearest_gamma",
+]
 
+#: What `analyze` takes beside a γ.
+OF_GAMMA = ("baseline", "order", "filter_groups")
 #: Where an analysis shows the effective weight.
 PASS_RATES = (0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99)
 
@@ -502,7 +514,7 @@ class _Subject:
         parameters: Mapping[str, Any],
     ) -> Self:
         if isinstance(trainer, AdvantageTable):
-            _only(parameters, ("drops_equal_groups",), "a table")
+            check_parameters(parameters, ("drops_equal_groups",), "a table")
             n = trainer.num_rollouts
             if num_rollouts is not None and num_rollouts != n:
                 raise InvalidInput(
@@ -518,7 +530,7 @@ class _Subject:
             return cls(trainer, known.label, table, filled, known.drops_equal_groups, known.note)
         gamma = finite_number(trainer, "trainer", minimum=0, maximum=MAX_GAMMA)
         n = integer(num_rollouts, "num_rollouts", minimum=1, maximum=MAX_ROLLOUTS)
-        _only(parameters, ("baseline", "order", "filter_groups"), "a γ")
+        check_parameters(parameters, OF_GAMMA, "a γ")
         baseline = resolve_baseline(parameters.get("baseline"), population)
         drops = _flag(parameters, "filter_groups")
         order = parameters.get("order")
@@ -532,12 +544,6 @@ def _flag(parameters: Mapping[str, Any], name: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidInput(f"{name} must be true or false; got {value!r:.40}", field=name)
     return value
-
-
-def _only(parameters: Mapping[str, Any], accepted: tuple[str, ...], what: str) -> None:
-    for name in parameters:
-        if name not in accepted:
-            raise InvalidInput(f"{what} takes {', '.join(accepted) or 'no parameters'}; got {name}", field=name)
 
 
 def _checked(table: AdvantageTable) -> AdvantageTable:

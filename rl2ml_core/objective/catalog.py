@@ -6,7 +6,7 @@ advantages are no function of a group's success count (GPG's factor over the bat
 lengths) have no table. What is tabulated is a trainer's advantage alone: clipping and length normalization are apart.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -217,11 +217,16 @@ def known_table(name: str, num_rollouts: int, **parameters: float | str | None) 
         raise InvalidInput(
             f"{name} needs at least {trainer.least_rollouts} rollouts per prompt; got {n}", field="num_rollouts"
         )
-    for parameter in parameters:
-        if parameter not in trainer.parameters:
-            accepted = ", ".join(trainer.parameters) or "no parameters"
-            raise InvalidInput(f"{name} takes {accepted}; got {parameter}", field=parameter)
+    check_parameters(parameters, trainer.parameters, name)
     return _table(trainer, n, parameters) if parameters else _default_table(name, n)
+
+
+def check_parameters(given: Iterable[str], accepted: Iterable[str], what: str) -> None:
+    """Refuse the first name that is not accepted."""
+    known = tuple(accepted)
+    for name in given:
+        if name not in known:
+            raise InvalidInput(f"{what} takes {', '.join(known) or 'no parameters'}; got {name}", field=name)
 
 
 @lru_cache(maxsize=32)

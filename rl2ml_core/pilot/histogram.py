@@ -148,11 +148,17 @@ class PilotHistogram:
         """Both pilots together; exact, commutative and associative for integer weights."""
         if not isinstance(other, PilotHistogram):
             return NotImplemented
+        return PilotHistogram.merged([self, other])
+
+    @classmethod
+    def merged(cls, pilots: Iterable["PilotHistogram"]) -> "PilotHistogram":
+        """All of at least one pilot together, as `+` adds them one by one."""
+        parts = list(pilots)
         return PilotHistogram(
             *_tally(
-                np.concatenate([self.num_successes, other.num_successes]),
-                np.concatenate([self.num_rollouts, other.num_rollouts]),
-                np.concatenate([self.num_prompts, other.num_prompts]),
+                np.concatenate([part.num_successes for part in parts]),
+                np.concatenate([part.num_rollouts for part in parts]),
+                np.concatenate([part.num_prompts for part in parts]),
             )
         )
 

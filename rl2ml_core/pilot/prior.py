@@ -7,6 +7,7 @@ E21. Shapes: C cells; θ = (logit of the mean a/(a+b), log of the concentration 
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Protocol
 
 import numpy as np
@@ -63,6 +64,11 @@ class FittedPrior:
     penalty: Array  # the hyperprior's share of it, diagonal, [2, 2]
     scores: Array  # ∇ log-likelihood of one prompt of each cell at θ̂, [C, 2]
     log_likelihood: float  # of all prompts at θ̂, without the penalty
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Of θ given the pilot, [2, 2]: the inverse of the curvature."""
+        return np.asarray(np.linalg.inv(self.curvature))
 
 
 class Counts(Protocol):

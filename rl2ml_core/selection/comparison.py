@@ -14,6 +14,7 @@ from rl2ml_core.objective.population import Population
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.selection.metrics import Metric
 from rl2ml_core.selection.recommend import Recommendation, recommend
+from rl2ml_core.selection.status import caution_of
 from rl2ml_core.selection.uncertainty import Interval
 
 __all__ = ["ComparedTrainer", "Comparison", "LeftOut", "compare"]
@@ -106,8 +107,7 @@ class Comparison:
             parts.append(f"less than {_listed(better)}")
         baseline = "" if answer.objective is None else f" ({answer.objective.baseline} baseline)"
         gains = ", and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
-        caution = " The pilot says little: the prior shapes this answer." if answer.status == "prior_dominated" else ""
-        return f"γ = {answer.gamma:.2f}{baseline} is predicted to gain {gains}.{caution}"
+        return f"γ = {answer.gamma:.2f}{baseline} is predicted to gain {gains}.{caution_of(answer.status)}"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -142,7 +142,8 @@ def compare(
     if "current" in options:
         raise InvalidInput("compare takes trainers=…, not current: it compares with each of them", field="current")
     chosen = _checked(KNOWN_TRAINERS if trainers is None else trainers, num_rollouts)
-    usable = {str(i): trainer for i, trainer in enumerate(chosen) if not _why_unusable(trainer, num_rollouts)}
+    reasons = [_why_unusable(trainer, num_rollouts) for trainer in chosen]
+    usable = {str(i): trainer for i, trainer in enumerate(chosen) if not reasons[i]}
     joint = recommend(pilot, metric, num_rollouts, others=usable, **options)
     objective = joint.objective
     scores = options.get("score_model") if objective is None else objective.score_model
@@ -155,7 +156,7 @@ def compare(
         "order": options.get("order"),
         "filter_groups": options.get("filter_groups", False),
     }
-    left_out = [LeftOut(str(name), reason) for name in chosen if (reason := _why_unusable(name, num_rollouts))]
+    left_out = [LeftOut(str(name), reason) for name, reason in zip(chosen, reasons, strict=True) if reason]
     rows = []
     for place, trainer in usable.items():
         of_gamma = {} if isinstance(trainer, (str, AdvantageTable)) else estimator

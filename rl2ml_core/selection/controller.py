@@ -16,12 +16,13 @@ import numpy.typing as npt
 from rl2ml_core.checks import Array, choice, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.advantages import AdvantageTable
+from rl2ml_core.objective.baselines import Estimator
 from rl2ml_core.objective.family import MAX_GAMMA
 from rl2ml_core.objective.objective import Objective
 from rl2ml_core.objective.population import BetaPrior, ScoreModel
 from rl2ml_core.pilot.diagnostics import LEAST_PROMPTS, Diagnostic, pilot_diagnostics
 from rl2ml_core.pilot.histogram import PilotHistogram
-from rl2ml_core.selection.calibration import LearningRate, calibrate
+from rl2ml_core.selection.calibration import LearningRate
 from rl2ml_core.selection.metrics import Metric, parse_metric
 from rl2ml_core.selection.problem import Problem, Trainer
 from rl2ml_core.selection.recommend import MAX_BOOTSTRAP, Recommendation, recommend
@@ -367,15 +368,17 @@ def _question(settings: ControllerSettings) -> dict[str, Any]:
 
 def _objective(settings: ControllerSettings, gamma: float, problem: Problem | None) -> Objective:
     """The objective of a γ as `recommend` ships it; without evidence, with a baseline that needs none."""
+    if problem is not None:
+        return problem.objective(gamma)
     scores, baseline, n = settings.score_model, settings.baseline, settings.num_rollouts
     if scores is None and settings.criterion == "paper":
         scores = ScoreModel.paper()
     return Objective(
         gamma,
-        _WITHOUT_COUNTS.get(baseline, baseline) if problem is None else baseline,
-        None if problem is None else problem.population,
+        _WITHOUT_COUNTS.get(baseline, baseline),
+        None,
         scores,
-        settings.order or n,
+        Estimator.named(_WITHOUT_COUNTS.get(baseline, baseline), n, None, order=settings.order).effective_order,
         n,
         filter_groups=settings.filter_groups,
     )
@@ -484,9 +487,8 @@ def _decision(
     learning_rate = None
     if problem is not None:
         trainer = Trainer.of(settings.current, problem)
-        reference = None if trainer.table is None else trainer.table.rms(problem.population)
         rms = objective.table(settings.num_rollouts).rms(problem.population)
-        learning_rate = calibrate(reference, rms, trainer.label)
+        learning_rate = problem.learning_rate(trainer, rms, trainer.rms(problem.population))
     prompts = 0.0 if evidence is None else evidence.total_prompts
     return Decision(index, gamma, code, reason, status, prompts, objective, learning_rate, diagnostics, recommendation)
 

@@ -1,9 +1,7 @@
 """Prompts from several sources: the joint answer, one per source, and whether they differ by more than noise."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +46,7 @@ class GroupAnswer:
             "name": self.name,
             "num_prompts": self.num_prompts,
             "differs": self.differs,
-            "difference": None if self.difference is None else dict(vars(self.difference)),
+            "difference": None if self.difference is None else asdict(self.difference),
             "loss_of_joint": self.loss_of_joint,
             "recommendation": self.recommendation.to_dict(),
         }
@@ -121,7 +119,7 @@ def recommend_groups(
     if not 1 <= len(pilots) <= MAX_GROUPS:
         raise InvalidInput(f"pilots must hold 1 to {MAX_GROUPS} groups; got {len(pilots)}", field="pilots")
     level = finite_number(level, "level", minimum=0.5, maximum=0.999)
-    joint = recommend(reduce(add, pilots.values()), metric, num_rollouts, seed=seed, level=level, **options)
+    joint = recommend(PilotHistogram.merged(pilots.values()), metric, num_rollouts, seed=seed, level=level, **options)
     if len(pilots) == 1:
         (name, pilot), *_ = pilots.items()
         loss = None if joint.gamma is None else 0.0
@@ -129,7 +127,7 @@ def recommend_groups(
     groups = []
     places = {name: i for i, name in enumerate(sorted(pilots))}  # the order of the groups makes no other question
     for name, pilot in pilots.items():
-        others = reduce(add, (other for key, other in pilots.items() if key != name))
+        others = PilotHistogram.merged(other for key, other in pilots.items() if key != name)
         # Seeds of their own: draws of two pilots must not share their randomness.
         own, rest = (
             recommend(part, metric, num_rollouts, seed=_seed(seed, places[name], side), level=level, **options)

@@ -14,9 +14,11 @@ from rl2ml_core.objective.advantages import AdvantageTable
 from rl2ml_core.objective.baselines import Estimator
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS, known_table
 from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS
+from rl2ml_core.objective.objective import Objective
 from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.prior import FittedPrior
+from rl2ml_core.selection.calibration import LearningRate, calibrate
 from rl2ml_core.selection.chebyshev import Interpolant, first_degree, grid_and_matrix, interpolate, piece_edges
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
 from rl2ml_core.selection.metrics import Metric, parse_metric
@@ -141,6 +143,27 @@ class Problem:
         rows = max(1, _VALUES_AT_ONCE // self.num_rollouts)
         return [self.valued.tables(gamma[start : start + rows]) for start in range(0, gamma.size, rows)]
 
+    def objective(self, gamma: float) -> Objective:
+        """A γ with the estimator, population and score model of this question: what an answer ships."""
+        return Objective(
+            gamma,
+            self.estimator.name,
+            self.population,
+            self.scores,
+            self.estimator.effective_order,
+            self.num_rollouts,
+            filter_groups=self.estimator.filter_groups,
+        )
+
+    def learning_rate(self, trainer: "Trainer", rms: float, reference: float | None) -> LearningRate:
+        """From the RMS of the advantages, ours and the trainer's in use, over all rollouts. E14, E20."""
+        # Where groups are dropped, none of the rollouts that are trained on was counted with zeros.
+        kept = self.kept_share**0.5 if self.estimator.filter_groups or trainer.drops_equal_groups else 1.0
+        if kept > 0:
+            rms /= kept if self.estimator.filter_groups else 1
+            reference = reference / kept if reference is not None and trainer.drops_equal_groups else reference
+        return calibrate(reference, rms, trainer.label)
+
     @property
     def kept_share(self) -> float:
         """E[1 − p^N − (1−p)^N]: the share of groups that a trainer which drops equal rewards keeps."""
@@ -204,6 +227,11 @@ class Trainer:
     trained: AdvantageTable | None = None  # that its learning rate was tuned under, where another
     drops_equal_groups: bool = False
     why_undefined: str = ""
+
+    def rms(self, population: Population) -> float | None:
+        """RMS of the advantages that its learning rate was tuned under; None where it has none."""
+        used = self.trained or self.table
+        return None if used is None else used.rms(population)
 
     @classmethod
     def of(cls, current: str | float | AdvantageTable, problem: Problem) -> "Trainer":

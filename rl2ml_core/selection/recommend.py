@@ -3,7 +3,7 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, N rollouts per prompt.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,9 @@ from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
 from rl2ml_core.pilot.diagnostics import LEAST_PROMPTS, Diagnostic, pilot_diagnostics
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.metadata import Conditions, conditions_diagnostics
-from rl2ml_core.selection.calibration import LearningRate, calibrate
+from rl2ml_core.selection.calibration import LearningRate
 from rl2ml_core.selection.chebyshev import Certificate
-from rl2ml_core.selection.criteria import Criterion, RmsGain
+from rl2ml_core.selection.criteria import Criterion, RmsGain, Tables
 from rl2ml_core.selection.metrics import Metric
 from rl2ml_core.selection.problem import ALWAYS_ASSUMED, Problem, Solution, Trainer, solve
 from rl2ml_core.selection.sensitivity import (
@@ -32,7 +32,7 @@ from rl2ml_core.selection.sensitivity import (
     prior_diagnostics,
     prior_sensitivity,
 )
-from rl2ml_core.selection.status import FLAT_LOSS, regime_of, status_of
+from rl2ml_core.selection.status import FLAT_LOSS, caution_of, regime_of, status_of
 from rl2ml_core.selection.uncertainty import (
     Draws,
     Interval,
@@ -190,7 +190,7 @@ def recommend(
     if len(set(compared) | {"shipped"}) < len(compared) + 1:
         raise InvalidInput("others need names other than rl, maxrl, current and shipped", field="others")
     beside = {"current": trainer} | {name: Trainer.of(other, problem) for name, other in (others or {}).items()}
-    tables = {name: other.table for name, other in beside.items() if other.table is not None}
+    compared_tables = {name: other.table for name, other in beside.items() if other.table is not None}
     diagnostics = conditions_diagnostics(sampled, training) if problem.pilot is not None else []
     if problem.pilot is not None and problem.fitted is not None:
         stated = None if problem.prior_is_fitted else problem.population.prior
@@ -200,33 +200,25 @@ def recommend(
 
     reason = problem.why_uninformative()
     if reason is None:
-        solution = solve(problem, tables)
+        solution = solve(problem, compared_tables)
         if not solution.node_terms[0].any():  # no gain at any γ
             reason = "no prompt has both successes and failures to learn from under this prior"
     if reason is not None:
         return _uninformative(reason, diagnostics, compared)
 
     status = status_of(problem, solution, diagnostics)
-    n = problem.num_rollouts
     chosen = solution.table if problem.valued is problem.estimator else problem.estimator.table(solution.gamma)
-    objective = Objective(
-        solution.gamma,
-        problem.estimator.name,
-        problem.population,
-        problem.scores if criterion == "paper" else score_model,
-        problem.estimator.effective_order,
-        n,
-        filter_groups=problem.estimator.filter_groups,
-    )._with_table(chosen)
+    objective = problem.objective(solution.gamma)._with_table(chosen)
     near = near_optimal(solution.grid, solution.curve, solution.gamma, solution.value, FLAT_LOSS)
 
     # Other priors' criteria serve the sensitivity check and, where they are the neighbors, the draws.
     priors = other_priors(problem)
     criteria = {name: problem.under(prior) for name, prior in priors.items()}
-    by_prior = prior_sensitivity(problem, solution, priors, criteria)
+    tables = solution.valued_tables(problem)
+    by_prior = prior_sensitivity(problem, solution, tables, priors, criteria)
     by_kappa = kappa_sensitivity(problem, solution)
     known = {prior: criteria[name] for name, prior in priors.items()}
-    alone, full = _draws(problem, solution, known, score_model, bootstrap, seed)
+    alone, full = _draws(problem, solution, tables, known, score_model, bootstrap, seed)
 
     gains = {name: solution.gain_over(name) for name in compared}
     gain_intervals = {name: _gain_interval(full, solution, name, level) for name in compared}
@@ -264,6 +256,7 @@ def recommend(
 def _draws(
     problem: Problem,
     solution: Solution,
+    tables: Sequence[Tables],
     known: Mapping[BetaPrior, Criterion],
     score_model: ScoreModel | None,
     bootstrap: int,
@@ -279,7 +272,6 @@ def _draws(
         spread = spread_of_fit(problem.fitted, pilot.num_prompts, bootstrap, rng)
     elif prior is not None:
         spread = spread_of_strength(prior, bootstrap, rng)
-    tables = solution.valued_tables(problem)
     around = [known.get(prior) or problem.under(prior) for prior in spread.neighbors] if spread else []
     return draw(
         problem.criterion,
@@ -322,14 +314,8 @@ def _learning_rate(problem: Problem, solution: Solution, chosen: AdvantageTable,
         reference = None if place is None else problem.criterion.advantage_rms(solution.fixed_terms[:, place, None])
     else:
         rms = chosen.rms(problem.population)
-        used = trainer.trained or trainer.table
-        reference = None if used is None else used.rms(problem.population)
-    # Of the rollouts that are trained on: where groups are dropped, none of them has been counted with zeros.
-    kept = problem.kept_share**0.5 if problem.estimator.filter_groups or trainer.drops_equal_groups else 1.0
-    if kept > 0:
-        rms /= kept if problem.estimator.filter_groups else 1
-        reference = reference / kept if reference is not None and trainer.drops_equal_groups else reference
-    return calibrate(reference, rms, trainer.label)
+        reference = trainer.rms(problem.population)
+    return problem.learning_rate(trainer, rms, reference)
 
 
 def _uninformative(reason: str, diagnostics: list[Diagnostic], compared: list[str]) -> Recommendation:
@@ -379,7 +365,7 @@ def _summary(
             f"γ hardly matters here: any from {lower:g} to {upper:g} will do (γ=0 and γ=1 are each within 1 % of "
             f"the best, {solution.gamma:.2f})." + gain
         )
-    caution = " The pilot says little: the prior shapes this answer." if status == "prior_dominated" else ""
+    caution = caution_of(status)
     return f"Train with γ = {solution.gamma:.2f} (near-optimal {lower:g}–{upper:g}).{caution}{gain}"
 
 

@@ -3,7 +3,7 @@
 Each finding that matters becomes a diagnostic.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from rl2ml_core.objective.baselines import Estimator
 from rl2ml_core.objective.family import objective_weight
 from rl2ml_core.objective.population import BetaPrior, ScoreModel
 from rl2ml_core.pilot.diagnostics import Diagnostic
-from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain
+from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY, Problem, Solution
 from rl2ml_core.selection.status import FLAT_LOSS
 from rl2ml_core.selection.uncertainty import STRENGTH_FACTOR, Interval, peaks, scaled
@@ -93,10 +93,13 @@ def other_priors(problem: Problem) -> dict[str, BetaPrior]:
 
 
 def prior_sensitivity(
-    problem: Problem, solution: Solution, priors: Mapping[str, BetaPrior], criteria: Mapping[str, Criterion]
+    problem: Problem,
+    solution: Solution,
+    tables: Sequence[Tables],
+    priors: Mapping[str, BetaPrior],
+    criteria: Mapping[str, Criterion],
 ) -> list[Assumed]:
-    """The answer under each of several priors, `criteria` being the criterion under it, with the tables as they are."""
-    tables = solution.valued_tables(problem) if criteria else []
+    """The answer under each of several priors, `criteria` being the criterion under it; `tables` the valued ones."""
     nodes = solution.node_values.size
     found = []
     for name, criterion in criteria.items():
@@ -120,7 +123,7 @@ def prior_diagnostics(problem: Problem, rows: list[Assumed], gain: Interval | No
     if not rows or problem.fitted is None:
         return []
     found = _sensitive(rows, gain)
-    spread = float(np.sqrt(np.linalg.inv(problem.fitted.curvature)[1, 1]))
+    spread = float(np.sqrt(problem.fitted.covariance[1, 1]))
     if spread > _UNIDENTIFIED:
         detail = (
             "The pilot hardly tells how much pass rates differ between prompts (the fitted prior's concentration is "

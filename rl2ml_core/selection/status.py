@@ -3,7 +3,7 @@
 from rl2ml_core.pilot.diagnostics import Diagnostic, set_by_prior
 from rl2ml_core.selection.problem import Problem, Solution
 
-__all__ = ["FLAT_LOSS", "regime_of", "status_of"]
+__all__ = ["FLAT_LOSS", "caution_of", "regime_of", "status_of"]
 
 #: A share of the criterion below which a difference does not matter.
 FLAT_LOSS = 0.01
@@ -42,6 +42,11 @@ def status_of(problem: Problem, solution: Solution, diagnostics: list[Diagnostic
             diagnostics.append(Diagnostic(f"at_{side}_bound", "info", detail))
             return f"at_{side}_bound"
     return "interior"
+
+
+def caution_of(status: str) -> str:
+    """What a summary adds to an answer of this status, with a space before it; mostly nothing."""
+    return " The pilot says little: the prior shapes this answer." if status == "prior_dominated" else ""
 
 
 def regime_of(gamma: float) -> str:

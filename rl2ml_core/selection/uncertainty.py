@@ -106,10 +106,9 @@ def spread_of_fit(fitted: FittedPrior, num_prompts: Array, num_draws: int, rng: 
     The refit varies with the prompts as the fit itself would; what the pilot does not tell stays as wide as the
     hyperprior. Together the draws have about the covariance H⁻¹ of the fit.
     """
-    covariance = np.linalg.inv(fitted.curvature)
-    spreads, axes = np.linalg.eigh(covariance)
+    spreads, axes = np.linalg.eigh(fitted.covariance)
     steps = _NEIGHBORS_AT * np.sqrt(spreads) * axes  # columns: the neighbors' distance along each axis
-    to_axes = covariance @ axes / (_NEIGHBORS_AT * np.sqrt(spreads))
+    to_axes = fitted.covariance @ axes / (_NEIGHBORS_AT * np.sqrt(spreads))
     pull = rng.standard_normal((num_draws, 2)) * np.sqrt(np.diag(fitted.penalty))
     neighbors = tuple(prior_at(fitted.coordinates + side * step) for step in steps.T for side in (-1, 1))
 

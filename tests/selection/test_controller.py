@@ -688,3 +688,13 @@ def test_a_window_without_counts_does_not_move():
     for _ in range(3):
         state, decision = step(state, None)
         assert (decision.gamma, decision.moved, decision.code) == (before, False, "little_evidence")
+
+
+@pytest.mark.parametrize("options", [{"baseline": "group_centered"}, {"filter_groups": True}, {"order": 3}])
+def test_what_it_ships_is_what_recommend_ships(options):
+    settings = ControllerSettings(metric="pass@8", num_rollouts=8, **options)
+    _, decision = start(settings, PILOT)
+    found = recommend(PILOT, "pass@8", 8, bootstrap=0, **options)
+    assert decision.objective.to_dict() == found.objective.to_dict()
+    assert decision.learning_rate.multiplier == pytest.approx(found.learning_rate.multiplier, rel=1e-9)
+    assert start(settings)[1].objective.order == found.objective.order  # without counts, too
