@@ -29,7 +29,7 @@ help: ## list the goals
 run: $(VENV)/.runtime ## start the service with the demo pilot on http://127.0.0.1:$PORT (8000)
 	@$(BIN)/python -m app --demo examples/addition/pilot.csv
 
-test: lint types $(if $(TRAINING)$(RL2ML_REQUIRE_ALL),$(VENV)/.training) ## everything that must hold before a commit; TRAINING=1 adds torch
+test: lint types $(if $(TRAINING)$(RL2ML_REQUIRE_ALL),$(VENV)/.training) ## everything that must hold before a commit; TRAINING=1 adds torch and the trainers
 	$(call stage,pytest,$(BIN)/pytest -n 2 --dist loadgroup)
 
 lint: $(VENV)/.dev ## style, formatting and the direction of imports
@@ -50,6 +50,7 @@ benchmarks: $(VENV)/.training ## seconds, requests per second and shares covered
 	$(call stage,coverage,$(BIN)/python benchmarks/coverage.py)
 	$(call stage,controller,$(BIN)/python benchmarks/controller.py)
 	$(call stage,loss,$(BIN)/python benchmarks/loss.py)
+	$(call stage,filters,$(BIN)/python benchmarks/filters.py)
 
 image: ## build the container image as $IMAGE (rl2ml)
 	docker build -t $(IMAGE) .
@@ -62,7 +63,8 @@ lock: build/lock/bin/uv ## resolve requirements/*.in into hashed locks; UPGRADE=
 	@cd requirements && uv() { ../$(UV_COMPILE) "$$@"; } \
 	&& uv runtime.in -o runtime.txt \
 	&& uv build.in -c runtime.txt -o build.txt \
-	&& uv dev.in -c runtime.txt -c build.txt -o dev.txt
+	&& uv dev.in -c runtime.txt -c build.txt -o dev.txt \
+	&& uv --config-file trainers.toml --no-emit-package torch trainers.in -c dev.txt -o trainers.txt
 
 build/lock/bin/uv: Makefile
 	@$(PYTHON) -m venv --clear build/lock && build/lock/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV_VERSION)
@@ -93,7 +95,9 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@touch $@
 
 # By pip and without hashes: an index may serve torch's CPU build for this platform under the same version.
-$(VENV)/.training: $(VENV)/.dev requirements/training.txt
-	@echo 'Adding torch to $(VENV) …'
+# The trainers are a complete lock, so nothing asks for another torch.
+$(VENV)/.training: $(VENV)/.dev requirements/training.txt requirements/trainers.txt
+	@echo 'Adding torch, TRL and verl to $(VENV) (some minutes, 2 GB) …'
 	@$(PIP) -r requirements/training.txt
+	@$(PIP) --no-deps --require-hashes -r requirements/trainers.txt
 	@touch $@
