@@ -1,0 +1,134 @@
+"""The γ that each rule chooses for a question, from the true pass rates or from a sampled pilot.
+
+A rule is a criterion, what it knows of the pass rates, and what it knows of κ. What it cannot tell (`recommend` would
+answer "uninformative") leaves γ = 1. Shapes: G values of γ, S seeds.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+import rl2ml_core as rl2ml
+from benchmarks.evidence.difficulties import draw_pilot, draw_rates
+from benchmarks.evidence.settings import Design, Question
+from benchmarks.evidence.simulate import METRICS
+from rl2ml_core.checks import Array
+from rl2ml_core.objective.population import LEAST_KAPPA, Population
+from rl2ml_core.selection.problem import Problem
+
+#: Up with every change of what a rule means.
+VERSION = 1
+
+TRUE = "true"
+#: Prompts × rollouts of the pilots.
+PILOTS = {"16x8": (16, 8), "64x8": (64, 8), "256x8": (256, 8), "16x64": (16, 64)}
+#: λ of Eq. 4.
+PENALTIES = {f"paper λ={penalty:g}": penalty for penalty in (0.0, 0.01, 0.1, 1.0)}
+#: κ as multiples of the true one; not measured (the default) when None.
+KAPPAS = {"measured": 1.0, "default": None, "/10": 0.1, "/3": 1 / 3, "x3": 3.0, "x10": 10.0}
+#: Baselines whose γ is chosen; "bayes_recent" takes that of "bayes".
+BASELINES = tuple(rl2ml.BASELINES)
+
+#: Finer than any near-optimal set by far.
+GRID = np.linspace(0, 2, 81)
+#: Quantiles that stand for the true pass rates of all seeds.
+_QUANTILES = 400
+_UNTOLD = 1.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A criterion and what it knows."""
+
+    criterion: str
+    knowledge: str  # TRUE or a key of PILOTS
+    kappa: str = ""  # a key of KAPPAS; "" where the criterion has none
+
+    @property
+    def name(self) -> str:
+        """Readable and unique."""
+        return " ".join(filter(None, (self.criterion, self.knowledge, self.kappa and f"κ {self.kappa}")))
+
+
+#: What the pass rates are known by.
+Source = Population | rl2ml.PilotHistogram
+#: (criterion, κ) of a rule, and the γ it chooses.
+Choices = Iterator[tuple[tuple[str, str], float]]
+
+
+def _rms_gain(source: Source, metric: str, num_rollouts: int, baseline: str, kappa: float) -> Choices:
+    """The default criterion. Baselines are those of the arms, made under the default κ."""
+    problem = _problem(source, metric, num_rollouts, "rms_gain", baseline)
+    if problem.why_uninformative() is not None:
+        return
+    terms = problem.criterion.totals(*problem.estimator.tables(GRID))
+    for name, factor in KAPPAS.items():
+        assumed = problem.scores.kappa if factor is None else float(np.clip(kappa * factor, LEAST_KAPPA, 1))
+        yield ("rms_gain", name), float(GRID[problem.criterion.combine(terms, assumed).argmax()])
+
+
+def _paper(source: Source, metric: str, num_rollouts: int, baseline: str, kappa: float) -> Choices:  # noqa: ARG001
+    """Eq. 4, which values the direct estimator by proxies of its own, whatever the baseline and κ."""
+    problem = _problem(source, metric, num_rollouts, "paper", baseline)
+    if problem.why_uninformative() is not None:
+        return
+    gain, length, variance = problem.criterion.totals(*problem.valued.tables(GRID))
+    for name, penalty in PENALTIES.items():
+        yield (name, ""), float(GRID[(gain / np.sqrt(length) - penalty * np.sqrt(variance)).argmax()])
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """How rules of one kind choose."""
+
+    labels: tuple[tuple[str, str], ...]  # (criterion, κ) of each rule
+    by_baseline: bool  # whether the choice depends on the baseline
+    choose: Callable[[Source, str, int, str, float], Choices]  # of a source, metric, N, baseline and the true κ
+
+
+#: All are asked every question, with every knowledge. One more criterion is one more entry (and one more `VERSION`).
+CRITERIA = (
+    Criterion(tuple(("rms_gain", kappa) for kappa in KAPPAS), True, _rms_gain),
+    Criterion(tuple((name, "") for name in PENALTIES), False, _paper),
+)
+
+RULES = tuple(
+    Rule(name, knowledge, kappa)
+    for knowledge in (TRUE, *PILOTS)
+    for criterion in CRITERIA
+    for name, kappa in criterion.labels
+)
+
+
+def choose(question: Question, design: Design, kappa: float) -> Array:
+    """γ of every rule, [rules, baselines, metrics, S]; κ is the environment's true one."""
+    place = {(rule.knowledge, rule.criterion, rule.kappa): i for i, rule in enumerate(RULES)}
+    chosen = np.full((len(RULES), len(BASELINES), len(METRICS), design.seeds), _UNTOLD)
+    for knowledge, criterion in product((TRUE, *PILOTS), CRITERIA):
+        baselines = enumerate(BASELINES) if criterion.by_baseline else ((slice(None), "none"),)
+        asked = product(_sources(question.difficulty, design, knowledge), enumerate(METRICS), baselines)
+        for (seeds, source), (j, metric), (i, baseline) in asked:
+            for label, gamma in criterion.choose(source, metric, question.num_rollouts, baseline, kappa):
+                chosen[place[knowledge, *label], i, j, seeds] = gamma
+    return chosen
+
+
+def _sources(difficulty: str, design: Design, knowledge: str) -> Iterator[tuple[slice | int, Source]]:
+    """What is known, and of which seeds: a pilot for each, the true rates of all."""
+    if knowledge == TRUE:
+        rates = np.concatenate([draw_rates(difficulty, seed, design.num_train) for seed in range(design.seeds)])
+        levels = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+        yield slice(None), Population.from_pass_rates(np.quantile(rates, levels))
+        return
+    prompts, rollouts = PILOTS[knowledge]
+    for seed in range(design.seeds):
+        yield seed, draw_pilot(difficulty, seed, draw_rates(difficulty, seed, prompts), rollouts)
+
+
+def _problem(source: Source, metric: str, num_rollouts: int, criterion: str, baseline: str) -> Problem:
+    low, high = GRID[[0, -1]]
+    return Problem.of(
+        source, metric, num_rollouts, low, high, criterion, None, "empirical_bayes", None, baseline, None, False
+    )
