@@ -84,20 +84,21 @@ class Criterion:
     """How rules of one kind choose."""
 
     labels: tuple[tuple[str, str], ...]  # (criterion, κ) of each rule
-    by_baseline: bool  # whether the choice depends on the baseline
     choose: Callable[[Source, str, int, str, float], Choices]  # of a source, metric, N, baseline and the true κ
+    baselines: tuple[str, ...] = BASELINES  # it is asked for; the answer for a single one serves all
+    knowledge: tuple[str, ...] = (TRUE, *PILOTS)
 
 
-#: All are asked every question, with every knowledge. One more criterion is one more entry (and one more `VERSION`).
+#: All are asked every question. One more criterion is one more entry, and `VERSION` goes up.
 CRITERIA = (
-    Criterion(tuple(("rms_gain", kappa) for kappa in KAPPAS), True, _rms_gain),
-    Criterion(tuple((name, "") for name in PENALTIES), False, _paper),
+    Criterion(tuple(("rms_gain", kappa) for kappa in KAPPAS), _rms_gain),
+    Criterion(tuple((name, "") for name in PENALTIES), _paper, baselines=("none",)),
 )
 
 RULES = tuple(
     Rule(name, knowledge, kappa)
-    for knowledge in (TRUE, *PILOTS)
     for criterion in CRITERIA
+    for knowledge in criterion.knowledge
     for name, kappa in criterion.labels
 )
 
@@ -106,12 +107,12 @@ def choose(question: Question, design: Design, kappa: float) -> Array:
     """γ of every rule, [rules, baselines, metrics, S]; κ is the environment's true one."""
     place = {(rule.knowledge, rule.criterion, rule.kappa): i for i, rule in enumerate(RULES)}
     chosen = np.full((len(RULES), len(BASELINES), len(METRICS), design.seeds), _UNTOLD)
-    for knowledge, criterion in product((TRUE, *PILOTS), CRITERIA):
-        baselines = enumerate(BASELINES) if criterion.by_baseline else ((slice(None), "none"),)
-        asked = product(_sources(question.difficulty, design, knowledge), enumerate(METRICS), baselines)
-        for (seeds, source), (j, metric), (i, baseline) in asked:
+    for criterion, knowledge in ((one, known) for one in CRITERIA for known in one.knowledge):
+        asked = product(_sources(question.difficulty, design, knowledge), enumerate(METRICS), criterion.baselines)
+        for (seeds, source), (j, metric), baseline in asked:
+            served = BASELINES.index(baseline) if len(criterion.baselines) > 1 else slice(None)
             for label, gamma in criterion.choose(source, metric, question.num_rollouts, baseline, kappa):
-                chosen[place[knowledge, *label], i, j, seeds] = gamma
+                chosen[place[knowledge, *label], served, j, seeds] = gamma
     return chosen
 
 
