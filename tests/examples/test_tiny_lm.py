@@ -30,7 +30,7 @@ def load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up, and the script imports the model by name.
+    # Dataclasses look their module up, and the script imports the others by name.
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
@@ -41,9 +41,17 @@ def tiny():
     """The model's module and the script's, both gone from `sys.modules` afterwards."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield load("tiny_transformer"), load("train")
+    names = ("sorting", "tiny_transformer", "train")
+    yield [load(name) for name in names][1:]
     torch.set_num_threads(threads)
-    del sys.modules["tiny_transformer"], sys.modules["train"]
+    for name in names:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def sorting(tiny):
+    """What the folder's scripts share."""
+    return tiny[1].sorting
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +77,12 @@ def silent(_name, _total):
 # ---- the task ----
 
 
-def test_verifier_wants_the_digits_sorted_and_the_end(tiny):
-    _, train = tiny
-    assert train.answer("40731=") == "01347."
-    assert train.verify("40731=", "01347.")
-    assert train.verify("0900=", "0009.")
+def test_verifier_wants_the_digits_sorted_and_the_end(sorting):
+    assert sorting.answer("40731=") == "01347."
+    assert sorting.verify("40731=", "01347.")
+    assert sorting.verify("0900=", "0009.")
     for wrong in ("01347", "0137.", "01374.", "013477.", " 01347.", "01347. ", "", "."):
-        assert not train.verify("40731=", wrong)
+        assert not sorting.verify("40731=", wrong)
 
 
 def test_rewards_of_tokens_are_the_verifier_of_their_text(tiny):
@@ -91,15 +98,15 @@ def test_rewards_of_tokens_are_the_verifier_of_their_text(tiny):
     assert train.rewards_of(["210="], responses).tolist() == [[1, 1, 0, 0]]
 
 
-def test_prompts_are_graded_and_avoid_the_held_out(tiny):
+def test_prompts_are_graded_and_avoid_the_held_out(tiny, sorting):
     _, train = tiny
-    held_out = frozenset(train.draw_prompts(300, train.MOST_DIGITS, np.random.default_rng(0)))
-    prompts = train.draw_prompts(2000, train.MOST_DIGITS, np.random.default_rng(1), held_out)
+    held_out = frozenset(sorting.draw_prompts(300, sorting.MOST_DIGITS, np.random.default_rng(0)))
+    prompts = sorting.draw_prompts(2000, sorting.MOST_DIGITS, np.random.default_rng(1), held_out)
     assert not held_out & set(prompts)
-    assert {len(prompt) - 1 for prompt in prompts} == set(range(train.LEAST_DIGITS, train.MOST_DIGITS + 1))
+    assert {len(prompt) - 1 for prompt in prompts} == set(range(sorting.LEAST_DIGITS, sorting.MOST_DIGITS + 1))
     encoded = train.encode_prompts(prompts)
     assert encoded.shape == (2000, train.WIDTH)
-    assert (encoded[:, -1] == train.VOCABULARY.index(train.SEPARATOR)).all()
+    assert (encoded[:, -1] == train.VOCABULARY.index(sorting.SEPARATOR)).all()
 
 
 def test_mask_ends_with_the_first_end(tiny):
@@ -115,9 +122,9 @@ def test_mask_ends_with_the_first_end(tiny):
 # ---- sampling and training read the same policy ----
 
 
-def test_training_pass_agrees_with_sampling(model):
+def test_training_pass_agrees_with_sampling(model, sorting):
     transformer, train, network = model
-    prompts = train.encode_prompts(train.draw_prompts(16, train.MOST_DIGITS, np.random.default_rng(2)))
+    prompts = train.encode_prompts(sorting.draw_prompts(16, sorting.MOST_DIGITS, np.random.default_rng(2)))
     responses, chosen = transformer.sample(network, prompts, 4, train.WIDTH, torch.Generator().manual_seed(0))
     assert responses.shape == chosen.shape == (16, 4, train.WIDTH)
     recomputed = transformer.response_log_probs(network, prompts, responses)
@@ -182,21 +189,19 @@ def test_no_step_where_nothing_is_to_be_learned(model):
 
 
 @pytest.mark.parametrize(("rollouts", "k"), [(5, 1), (6, 3), (8, 8)])
-def test_pass_at_k_is_the_share_of_subsets_with_a_success(tiny, rollouts, k):
-    _, train = tiny
+def test_pass_at_k_is_the_share_of_subsets_with_a_success(sorting, rollouts, k):
     literal = []
     for successes in range(rollouts + 1):
         rewards = [1] * successes + [0] * (rollouts - successes)
         subsets = list(itertools.combinations(rewards, k))
         literal.append(sum(any(subset) for subset in subsets) / len(subsets))
-    estimated = train.pass_at_k(np.arange(rollouts + 1), rollouts, k)
+    estimated = sorting.pass_at_k(np.arange(rollouts + 1), rollouts, k)
     assert estimated == pytest.approx(literal, abs=1e-15)
 
 
-def test_differences_are_paired(tiny):
-    _, train = tiny
+def test_differences_are_paired(sorting):
     counts = np.array([0, 4, 8, 12])
-    summary = train.summarize({"before": counts - 0, "recommended": counts + 2}, 16, np.array([3, 3, 4, 4]))
+    summary = sorting.summarize({"before": counts - 0, "recommended": counts + 2}, 16, np.array([3, 3, 4, 4]))
     # Every prompt gains 2 of 16 rollouts, so that the difference has no error though the means have.
     assert summary["differences"]["recommended − before"]["pass@1"] == {
         "mean": pytest.approx(0.125),
