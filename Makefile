@@ -50,6 +50,7 @@ benchmarks: $(VENV)/.training ## seconds, requests per second and shares covered
 	$(call stage,coverage,$(BIN)/python benchmarks/coverage.py)
 	$(call stage,controller,$(BIN)/python benchmarks/controller.py)
 	$(call stage,loss,$(BIN)/python benchmarks/loss.py)
+	$(call stage,geometry,$(BIN)/python benchmarks/geometry.py)
 	$(call stage,filters,$(BIN)/python benchmarks/filters.py)
 
 image: ## build the container image as $IMAGE (rl2ml)

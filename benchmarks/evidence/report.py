@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.evidence.arms import ARMS, BASELINES, GAMMAS, RECENT, TRAINERS
 from benchmarks.evidence.regret import Half, Summary, best_gain, gain_at, gamma_regrets, halves, is_clear, summarize
 from benchmarks.evidence.rules import BASELINES as CHOSEN_FOR
-from benchmarks.evidence.rules import GRID, KAPPAS, PILOTS, RULES, TRUE, Rule
+from benchmarks.evidence.rules import GRID, KAPPAS, PILOTS, RULES, SPREADS, TRUE, Rule
 from benchmarks.evidence.settings import Design, Question, Setting
 from benchmarks.evidence.simulate import METRICS
 from rl2ml_core.checks import Array
@@ -240,7 +240,9 @@ def _chosen(rules: Mapping[str, Any], *knowledge: str) -> dict[str, Any]:
     """The rules that are worth showing: with the true κ or the default one."""
     known = knowledge or (TRUE, "64x8")
     hidden = {
-        rule.name for rule in RULES if rule.knowledge not in known or rule.kappa not in ("measured", "default", "")
+        rule.name
+        for rule in RULES
+        if rule.knowledge not in known or rule.kappa not in ("measured", "default", "", *SPREADS)
     }
     return {name: value for name, value in rules.items() if name not in hidden}
 

@@ -19,7 +19,7 @@ from rl2ml_core.objective.population import LEAST_KAPPA, Population
 from rl2ml_core.selection.problem import Problem
 
 #: Up with every change of what a rule means.
-VERSION = 1
+VERSION = 2
 
 TRUE = "true"
 #: Prompts × rollouts of the pilots.
@@ -28,6 +28,9 @@ PILOTS = {"16x8": (16, 8), "64x8": (64, 8), "256x8": (256, 8), "16x64": (16, 64)
 PENALTIES = {f"paper λ={penalty:g}": penalty for penalty in (0.0, 0.01, 0.1, 1.0)}
 #: κ as multiples of the true one; not measured (the default) when None.
 KAPPAS = {"measured": 1.0, "default": None, "/10": 0.1, "/3": 1 / 3, "x3": 3.0, "x10": 10.0}
+#: Laws of κ that a criterion averages over, each κ by its share of the best gain: log-uniform between two ends.
+SPREADS = {"0.01–1": (0.01, 1.0), "0.003–0.3": (0.003, 0.3), "0.003–1": (0.003, 1.0), "0.03–1": (0.03, 1.0)}
+_KAPPAS_OF_SPREAD = 9
 #: Baselines whose γ is chosen; "bayes_recent" takes that of "bayes".
 BASELINES = tuple(rl2ml.BASELINES)
 
@@ -44,7 +47,7 @@ class Rule:
 
     criterion: str
     knowledge: str  # TRUE or a key of PILOTS
-    kappa: str = ""  # a key of KAPPAS; "" where the criterion has none
+    kappa: str = ""  # a key of KAPPAS or SPREADS; "" where the criterion has none
 
     @property
     def name(self) -> str:
@@ -67,6 +70,10 @@ def _rms_gain(source: Source, metric: str, num_rollouts: int, baseline: str, kap
     for name, factor in KAPPAS.items():
         assumed = problem.scores.kappa if factor is None else float(np.clip(kappa * factor, LEAST_KAPPA, 1))
         yield ("rms_gain", name), float(GRID[problem.criterion.combine(terms, assumed).argmax()])
+    for name, ends in SPREADS.items():
+        values = np.array([problem.criterion.combine(terms, at) for at in np.geomspace(*ends, _KAPPAS_OF_SPREAD)])
+        shares = values / values.max(axis=1, keepdims=True)
+        yield ("rms_gain", name), float(GRID[shares.mean(axis=0).argmax()])
 
 
 def _paper(source: Source, metric: str, num_rollouts: int, baseline: str, kappa: float) -> Choices:  # noqa: ARG001
@@ -91,7 +98,7 @@ class Criterion:
 
 #: All are asked every question. One more criterion is one more entry, and `VERSION` goes up.
 CRITERIA = (
-    Criterion(tuple(("rms_gain", kappa) for kappa in KAPPAS), _rms_gain),
+    Criterion(tuple(("rms_gain", kappa) for kappa in (*KAPPAS, *SPREADS)), _rms_gain),
     Criterion(tuple((name, "") for name in PENALTIES), _paper, baselines=("none",)),
 )
 

@@ -15,7 +15,21 @@ except ModuleNotFoundError as error:
 
 from rl2ml_core.training.advantages import GroupAdvantages, group_advantages
 from rl2ml_core.training.calibration import AdvantageScale
+from rl2ml_core.training.geometry import Estimate, MeasuredGeometry, PromptGeometry, measure_geometry
 from rl2ml_core.training.lookup import HasTables, Tables
 from rl2ml_core.training.loss import RL2MLLoss
+from rl2ml_core.training.sketches import ScoreSketches
 
-__all__ = ["AdvantageScale", "GroupAdvantages", "HasTables", "RL2MLLoss", "Tables", "group_advantages"]
+__all__ = [
+    "AdvantageScale",
+    "Estimate",
+    "GroupAdvantages",
+    "HasTables",
+    "MeasuredGeometry",
+    "PromptGeometry",
+    "RL2MLLoss",
+    "ScoreSketches",
+    "Tables",
+    "group_advantages",
+    "measure_geometry",
+]
