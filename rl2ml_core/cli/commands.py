@@ -1,5 +1,6 @@
 """What `rl2ml` can be asked. Commands translate arguments and errors; they compute nothing."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +106,8 @@ def recommend(
         }
         with progress("Choosing γ …"):
             grouped = rl2ml.recommend_groups(groups, metric, rollouts_per_prompt, **options) if groups else None
-            answer = grouped.joint if grouped else rl2ml.recommend(counts, metric, rollouts_per_prompt, **options)
+            ask = functools.partial(rl2ml.recommend, counts, metric, rollouts_per_prompt, **options)
+            answer = grouped.joint if grouped else ask(look_ahead=True)
         if answer.objective is not None and output is not None:
             answer.objective.save(output)
     if format is o.Format.JSON:

@@ -72,7 +72,9 @@ Kappa = Annotated[
 GammaRange = Annotated[
     tuple[float, float], typer.Option(metavar="LOW HIGH", help="The γ to choose from, within 0 and 20.")
 ]
-CriterionName = Annotated[str, typer.Option(help="rms_gain, or paper (Eq. 4 of arXiv:2605.30154).")]
+CriterionName = Annotated[
+    str, typer.Option(help="rms_gain, lookahead (over a training run), or paper (Eq. 4 of arXiv:2605.30154).")
+]
 VariancePenalty = Annotated[float | None, typer.Option(help="λ of --criterion paper.")]
 Prior = Annotated[
     str,

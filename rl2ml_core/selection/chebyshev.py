@@ -12,7 +12,7 @@ import numpy as np
 
 from rl2ml_core.checks import Array
 
-__all__ = ["Certificate", "Interpolant", "first_degree", "grid_and_matrix", "interpolate", "piece_edges"]
+__all__ = ["Certificate", "Interpolant", "first_degree", "grid_and_matrix", "interpolate", "nodes", "piece_edges"]
 
 #: Interpolants are refined until their last coefficients are this small against the largest value.
 TAIL = 1e-9
@@ -173,7 +173,7 @@ def _clenshaw(coefficients: list[float], x: float) -> float:
 
 
 def interpolate(
-    function: Callable[[Array], Array], lower: float, upper: float, degree: int
+    function: Callable[[Array], Array], lower: float, upper: float, degree: int, most: int = _HIGHEST_DEGREE
 ) -> tuple[Interpolant, Array]:
     """The interpolant of `function` on [lower, upper], refined until its tail is below `TAIL`, and its node values.
 
@@ -181,6 +181,7 @@ def interpolate(
         function: vectorized, [Q] → [Q].
         lower, upper: the interval; a single point gives a constant.
         degree: degree to start from.
+        most: degree to stop at, whatever the tail.
     """
     if lower == upper:
         value = function(np.array([lower]))
@@ -188,10 +189,10 @@ def interpolate(
     edges = piece_edges(lower, upper)
     while True:
         _, transform = _unit_nodes(degree)
-        values = function(_nodes(lower, upper, degree))
+        values = function(nodes(lower, upper, degree))
         series = values.reshape(-1, degree + 1) @ transform
         found = Interpolant(edges, series, float(np.abs(values).max()))
-        if found.tail <= TAIL or degree >= _HIGHEST_DEGREE:
+        if found.tail <= TAIL or degree >= most:
             return found, values
         degree += degree // 2
 
@@ -236,12 +237,14 @@ def piece_edges(lower: float, upper: float) -> Array:
 
 
 @lru_cache(maxsize=32)
-def _nodes(lower: float, upper: float, degree: int) -> Array:
-    """The interpolation nodes of all pieces, [pieces · (degree+1)]."""
+def nodes(lower: float, upper: float, degree: int) -> Array:
+    """The interpolation nodes of all pieces, [pieces · (degree+1)]; the point itself where the interval is one."""
     edges = piece_edges(lower, upper)
-    nodes: Array = (edges[:-1, None] + (_unit_nodes(degree)[0] + 1) / 2 * np.diff(edges)[:, None]).ravel()
-    nodes.setflags(write=False)
-    return nodes
+    if lower == upper:
+        return edges[:1]
+    found: Array = (edges[:-1, None] + (_unit_nodes(degree)[0] + 1) / 2 * np.diff(edges)[:, None]).ravel()
+    found.setflags(write=False)
+    return found
 
 
 @lru_cache(maxsize=64)

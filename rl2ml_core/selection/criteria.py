@@ -45,7 +45,13 @@ class Weighted:
 
 
 class Criterion(Protocol):
-    """How a choice is valued."""
+    """How a choice is valued.
+
+    `degrees` are those that an interpolant in γ starts from and ends at; None for the problem's own, and no end.
+    """
+
+    @property
+    def degrees(self) -> tuple[int, int] | None: ...
 
     def totals(self, success: Array, failure: Array) -> Array:
         """Population terms of G tables [G, N+1]: [terms, G]."""
@@ -66,6 +72,8 @@ class RmsGain:
     A = E[v' w ℓ] and V = E‖ĝ‖² under the κ-model, per prompt: A = κ Σ_m (s_{m+1} − t_m) a_m with
     a_m = E[v' p²(1−p)² B_m], and V as in `energy_moments`.
     """
+
+    degrees = None
 
     def __init__(self, population: Population, metric: Metric, num_rollouts: int) -> None:
         self._population = population
@@ -143,6 +151,8 @@ class Paper:
 
     Sums run over prompts (not means), as in the paper: with P prompts both U and √R grow like √P.
     """
+
+    degrees = None
 
     def __init__(
         self,

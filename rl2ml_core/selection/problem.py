@@ -21,12 +21,14 @@ from rl2ml_core.pilot.prior import FittedPrior
 from rl2ml_core.selection.calibration import LearningRate, calibrate
 from rl2ml_core.selection.chebyshev import Interpolant, first_degree, grid_and_matrix, interpolate, piece_edges
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
+from rl2ml_core.selection.lookahead import Lookahead
 from rl2ml_core.selection.metrics import Metric, parse_metric
 
 __all__ = [
     "ALWAYS_ASSUMED",
     "CRITERIA",
     "DEFAULT_VARIANCE_PENALTY",
+    "LOOKAHEAD",
     "Problem",
     "Solution",
     "Trainer",
@@ -34,9 +36,11 @@ __all__ = [
     "stack",
 ]
 
-CRITERIA = ("rms_gain", "paper")
+CRITERIA = ("rms_gain", "paper", "lookahead")
 #: What every answer rests on, as stable codes.
 ALWAYS_ASSUMED = ("pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot")
+#: And that of criterion "lookahead".
+LOOKAHEAD = "no_intervals_with_lookahead"
 
 #: λ of Eq. 4 where none is given: the best of the four values measured (docs/decisions.md).
 DEFAULT_VARIANCE_PENALTY = 0.01
@@ -97,7 +101,7 @@ class Problem:
         if variance_penalty is not None:
             if criterion != "paper":
                 raise InvalidInput(
-                    "variance_penalty belongs to criterion 'paper'; 'rms_gain' needs none", field="variance_penalty"
+                    f"variance_penalty belongs to criterion 'paper'; {criterion!r} needs none", field="variance_penalty"
                 )
             penalty = finite_number(variance_penalty, "variance_penalty", minimum=0, maximum=1e6)
         population = pilot if isinstance(pilot, Population) else pilot.population(prior)
@@ -108,16 +112,19 @@ class Problem:
             raise InvalidInput("criterion 'paper' draws no κ: it takes no kappa_spread", field="score_model")
         if criterion != "paper" and scores.name == "paper":
             raise InvalidInput(
-                "criterion 'rms_gain' takes ScoreModel(kappa=…); ScoreModel.paper() serves criterion 'paper'",
+                f"criterion {criterion!r} takes ScoreModel(kappa=…); ScoreModel.paper() serves criterion 'paper'",
                 field="score_model",
             )
+
+        shipped = Estimator.named(baseline, n, population, scores, order, filter_groups)
 
         def criterion_under(people: Population) -> Criterion:
             if criterion == "paper":
                 return Paper(people, judged, n, scores, penalty)
+            if criterion == "lookahead":
+                return Lookahead(people, judged, shipped, score_model, low, high)
             return RmsGain(people, judged, n)
 
-        shipped = Estimator.named(baseline, n, population, scores, order, filter_groups)
         if n == 1 and (shipped.filter_groups or shipped.name == "group_centered"):
             what = "a trainer that drops groups of equal rewards" if filter_groups else "baseline 'group_centered'"
             raise InvalidInput(f"{what} needs at least 2 rollouts per prompt; got 1", field="num_rollouts")
@@ -207,6 +214,8 @@ class Problem:
         if criterion == "paper":
             stated += ["paper_score_proxies"] * (score_model is None)
             stated += ["default_variance_penalty"] * (variance_penalty in (None, DEFAULT_VARIANCE_PENALTY))
+        elif criterion == "lookahead":
+            stated += [LOOKAHEAD] + ["default_kappa"] * (score_model is None)
         elif score_model is None:
             stated.append("default_kappa")
         return stated
@@ -324,7 +333,8 @@ def solve(problem: Problem, trainers: Mapping[str, AdvantageTable]) -> Solution:
         searched.update(gammas=gammas, terms=terms, values=values)
         return values[: nodes.size]
 
-    found, node_values = interpolate(evaluate, problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts))
+    degrees = problem.criterion.degrees or (first_degree(problem.num_rollouts),)
+    found, node_values = interpolate(evaluate, problem.gamma_min, problem.gamma_max, *degrees)
     gammas, terms, values = searched["gammas"], searched["terms"], searched["values"]
     nodes = node_values.size
     stationary = found.stationary_points()

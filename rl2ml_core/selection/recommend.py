@@ -20,6 +20,7 @@ from rl2ml_core.pilot.metadata import Conditions, conditions_diagnostics
 from rl2ml_core.selection.calibration import LearningRate
 from rl2ml_core.selection.chebyshev import Certificate
 from rl2ml_core.selection.criteria import Criterion, RmsGain, Tables
+from rl2ml_core.selection.lookahead import Lookahead
 from rl2ml_core.selection.metrics import Metric
 from rl2ml_core.selection.problem import ALWAYS_ASSUMED, Problem, Solution, Trainer, solve
 from rl2ml_core.selection.sensitivity import (
@@ -31,6 +32,7 @@ from rl2ml_core.selection.sensitivity import (
     other_priors,
     prior_diagnostics,
     prior_sensitivity,
+    second_opinion,
 )
 from rl2ml_core.selection.status import FLAT_LOSS, caution_of, regime_of, status_of
 from rl2ml_core.selection.uncertainty import (
@@ -145,6 +147,7 @@ def recommend(
     level: float = 0.9,
     sampled: Conditions | None = None,
     training: Conditions | None = None,
+    look_ahead: bool = False,
 ) -> Recommendation:
     """The objective to train with: the γ that maximizes the criterion on [gamma_min, gamma_max], and its estimator.
 
@@ -155,7 +158,8 @@ def recommend(
         metric: what you are judged on: a Metric, or "pass@8", "log:0.01", "0.5*pass@1+0.5*pass@16".
         num_rollouts: N, rollouts per prompt in training, 1 to 65,536.
         gamma_min, gamma_max: the range searched, within [0, 20].
-        criterion: "rms_gain", gain per root-mean-square update length; or "paper", Eq. 4 with `variance_penalty`.
+        criterion: "rms_gain", gain per root-mean-square update length of the next step; "lookahead", gain over a
+            predicted training curve (no intervals); or "paper", Eq. 4 with `variance_penalty`.
         variance_penalty: λ of Eq. 4; only with criterion "paper", 0.01 when None.
         prior: on a prompt's pass rate: "empirical_bayes" for the Beta prior that fits the pilot best, a
             BetaPrior(alpha, beta), or "plug_in" for raw k/n.
@@ -172,6 +176,8 @@ def recommend(
         level: probability of the intervals.
         sampled, training: the conditions that the pilot was sampled under and that training samples under; differences
             are said in the diagnostics.
+        look_ahead: whether the diagnostics say where another γ is predicted to end higher over a training run, as
+            criterion "lookahead" would choose; some 30 ms.
 
     Raises:
         InvalidInput: a value outside its range; the message says what was got and what was expected.
@@ -225,6 +231,7 @@ def recommend(
     diagnostics += prior_diagnostics(problem, by_prior, _gain_interval(full, solution, "maxrl", level, at_kappa=True))
     diagnostics += kappa_diagnostics(by_kappa, score_model)
     diagnostics += other_criterion(problem, solution)
+    diagnostics += second_opinion(problem, solution, score_model) if look_ahead else []
     diagnostics += corollary_4_2(problem)
     across = problem.gamma_min < 1 < problem.gamma_max
     return Recommendation(
@@ -265,6 +272,8 @@ def _draws(
     """Draws with prompts alone uncertain and with all uncertain; None where there is nothing to draw or to choose."""
     pilot, prior = problem.pilot, problem.population.prior
     if not bootstrap or pilot is None or pilot.total_prompts < LEAST_PROMPTS or problem.num_rollouts == 1:
+        return None, None
+    if isinstance(problem.criterion, Lookahead):  # some seconds for 200 draws
         return None, None
     rng = np.random.default_rng(seed)
     spread = None
@@ -356,7 +365,8 @@ def _summary(
         for name, label, itself in (("current", trainer.spoken, None), ("rl", "γ=0", 0), ("maxrl", "γ=1", 1))
         if gains[name] is not None and solution.gamma != itself
     ]
-    gain = f" Predicted gain per step: {', '.join(spoken)}." if spoken else ""
+    unit = "over a training run" if isinstance(problem.criterion, Lookahead) else "per step"
+    gain = f" Predicted gain {unit}: {', '.join(spoken)}." if spoken else ""
     if problem.num_rollouts == 1:
         return "With one rollout per prompt every γ is plain RL: nothing to choose."
     lower, upper = near.rounded()

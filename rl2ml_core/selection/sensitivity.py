@@ -13,6 +13,7 @@ from rl2ml_core.objective.family import objective_weight
 from rl2ml_core.objective.population import BetaPrior, ScoreModel
 from rl2ml_core.pilot.diagnostics import Diagnostic
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
+from rl2ml_core.selection.lookahead import Lookahead
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY, Problem, Solution
 from rl2ml_core.selection.status import FLAT_LOSS
 from rl2ml_core.selection.uncertainty import STRENGTH_FACTOR, Interval, peaks, scaled
@@ -26,9 +27,12 @@ __all__ = [
     "other_priors",
     "prior_diagnostics",
     "prior_sensitivity",
+    "second_opinion",
 ]
 
 _KAPPAS = (0.01, 0.03, 0.1, 0.3, 1.0)
+#: A share of the gain over a training run that is worth a second look: a third of what γ = 0 loses on average.
+_WORTH_SAYING = 0.02
 #: A share of the criterion that is worth measuring κ for.
 _WORTH_MEASURING = 0.02
 #: Standard deviation of the log-concentration above which intervals missed in simulation (docs/decisions.md); pilots of
@@ -55,7 +59,7 @@ class Assumed:
 
 def kappa_sensitivity(problem: Problem, solution: Solution) -> list[dict[str, float]]:
     """The best γ were κ another, and what the shipped γ would lose then."""
-    if not isinstance(problem.criterion, RmsGain):
+    if isinstance(problem.criterion, Paper):
         return []
     kappas = np.array(_KAPPAS)
     terms = np.concatenate([solution.node_terms, solution.fixed_terms[:, :1]], axis=1)
@@ -170,6 +174,26 @@ def other_criterion(problem: Problem, solution: Solution) -> list[Diagnostic]:
         return []
     detail = f"Criteria disagree: {label} prefers γ = {best:.2f}, which loses {loss:.1%} of the criterion used here."
     return [Diagnostic("criteria_disagree", "info", detail)]
+
+
+def second_opinion(problem: Problem, solution: Solution, score_model: ScoreModel | None) -> list[Diagnostic]:
+    """Where a γ is predicted to end clearly higher over a training run than the one that is best for the next step."""
+    if isinstance(problem.criterion, Lookahead) or problem.num_rollouts == 1:
+        return []
+    kappa = None if score_model is None or score_model.name == "paper" else score_model
+    ends = problem.gamma_min, problem.gamma_max
+    lookahead = Lookahead(problem.population, problem.metric, problem.estimator, kappa, *ends)
+    values = lookahead.curve(solution.grid)
+    height = float(values.max())
+    loss = 1 - float(np.interp(solution.gamma, solution.grid, values)) / height if height > 0 else 0.0
+    if loss <= _WORTH_SAYING:
+        return []
+    best = float(peaks(values[None], solution.grid)[0][0])
+    detail = (
+        f"Over a predicted training run γ = {best:.2f} would end higher; the one given here, best for the next step, "
+        f"would lose {loss:.1%} of its gain. See criterion lookahead."
+    )
+    return [Diagnostic("lookahead_disagrees", "info", detail)]
 
 
 def corollary_4_2(problem: Problem) -> list[Diagnostic]:

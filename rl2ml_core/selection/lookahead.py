@@ -1,0 +1,210 @@
+"""The lookahead: training curves predicted from the pilot alone, and the γ that ends highest. E37.
+
+A choice is valued by what the metric gains where the path of γ = 1 has closed 10 and 30 % of its pass@1 headroom, as a
+share of what the best γ gains there, on average over ρ and, where κ was not measured, over three values of κ.
+
+Shapes: G tables, D draws, K values of κ, R values of ρ, H horizons, J+1 points of a path.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from rl2ml_core.checks import Array
+from rl2ml_core.objective.baselines import Estimator
+from rl2ml_core.objective.population import Population, ScoreModel
+from rl2ml_core.selection.chebyshev import grid_and_matrix, nodes, piece_edges
+from rl2ml_core.selection.criteria import Tables, Weighted
+from rl2ml_core.selection.metrics import Metric, PassAtK
+from rl2ml_core.selection.paths import COSINES, STEPS, masses, places, walk
+
+__all__ = ["CLOSED", "DEGREE", "KAPPAS", "Lookahead"]
+
+#: κ where it was not measured, log-uniform from .01 to 1 in three (docs/decisions.md).
+KAPPAS = (0.02, 0.2, 1.0)
+#: Shares of the pass@1 headroom that the path of γ = 1 has closed where gains are compared.
+CLOSED = (0.1, 0.3)
+#: Degree of the interpolant in γ on each piece.
+DEGREE = 10
+#: Paths go on until they reach the horizons under these κ.
+_COVERED = (0.01, 0.1, 1.0)
+_TINY = 1e-300
+
+
+class Lookahead:
+    """The mean share of the best γ's gain, over κ, ρ and horizons, 1 where one γ is the best in all of them.
+
+    Args:
+        population, metric: on which prompts, judged by what.
+        estimator: whose noise it is; its table stays as it is along a path.
+        score_model: the κ that was measured; None where none was.
+        gamma_min, gamma_max: the range whose best γ counts as 1.
+        steps: of the paths.
+    """
+
+    degrees = (DEGREE, DEGREE)
+
+    def __init__(
+        self,
+        population: Population,
+        metric: Metric,
+        estimator: Estimator,
+        score_model: ScoreModel | None,
+        gamma_min: float,
+        gamma_max: float,
+        steps: Array = STEPS,
+    ) -> None:
+        self._population = population
+        self._metric = metric
+        self._estimator = estimator
+        self._kappas = KAPPAS if score_model is None else (score_model.kappa,)
+        self._range = gamma_min, gamma_max
+        self._steps = steps
+        #: Where the search looks: the interpolation nodes, then the piece edges.
+        self.gammas: Array = np.concatenate([nodes(gamma_min, gamma_max, DEGREE), piece_edges(gamma_min, gamma_max)])
+
+    def totals(self, success: Array, failure: Array) -> Array:
+        """Points of the paths of G tables [G, N+1]: [terms, G]."""
+        return self._paths(self._mass, success, failure, self._steps, self._horizons)[:, 0]
+
+    def curve(self, gammas: Array) -> Array:
+        """The criterion of the estimator at γ within the range, [G]."""
+        grid, to_grid = grid_and_matrix(*self._range, DEGREE)
+        values = self.combine(self.searched[:, : len(to_grid)], 1.0) @ to_grid
+        return np.asarray(np.interp(gammas, grid, values))
+
+    @cached_property
+    def searched(self) -> Array:
+        """The same of the estimator's tables at `gammas`."""
+        success, failure = self._estimator.tables(self.gammas)
+        return self._paths(self._mass, success, failure, self._steps, self._reached)[:, 0]
+
+    def weighted(self, parts: Sequence[Tables]) -> Weighted:
+        """Points for any weights of the cells, in half as many steps; horizons stay those of the population."""
+        success, failure = (np.concatenate(side) for side in zip(*parts, strict=True))
+        steps = self._steps.reshape(-1, 2).sum(axis=1)
+        return Weighted(self._cells, lambda mass: self._paths(mass, success, failure, steps, self._horizons))
+
+    def combine(self, terms: Array, kappa: Array | float) -> Array:
+        """Under each κ of an array [..., 1]; under a number, the mean over `KAPPAS`, or under the measured κ."""
+        if np.ndim(kappa):
+            return np.asarray(self._shares(terms, np.asarray(kappa)).mean(axis=(0, 1)))
+        kappas = np.array(self._kappas).reshape(-1, *(1 for _ in terms.shape[1:]))
+        return np.asarray(self._shares(terms[:, None], kappas).mean(axis=(0, 1, 2)))
+
+    def _shares(self, terms: Array, kappa: Array) -> Array:
+        """Gains as shares of the best in the range: [R, H, ..., G]."""
+        _, to_grid = grid_and_matrix(*self._range, DEGREE)
+        horizons = self._horizons(kappa)
+        at_nodes = _gains(_beside(self.searched[:, : len(to_grid)], kappa), kappa, horizons)
+        best = (at_nodes @ to_grid).max(axis=-1, keepdims=True)
+        return np.asarray(_gains(terms, kappa, horizons) / np.where(best > 0, best, np.inf))
+
+    def _horizons(self, kappa: Array) -> Array:
+        """RMS lengths of updates up to the horizons, as far as all paths searched go: [R, H, ..., 1]."""
+        ends = _Path.of(_beside(self.searched, kappa), kappa).length[-1]
+        return np.asarray(np.minimum(self._reached(kappa), ends.min(axis=-1, keepdims=True)[:, None]))
+
+    def _reached(self, kappa: Array) -> Array:
+        """The same on the path of γ = 1; its end where it closes less."""
+        path = _Path.of(_beside(self._reference, kappa), kappa)
+        goals = [path.value[0] + share * (1 - path.value[0]) for share in CLOSED]
+        per_gain = 1 / np.maximum(path.slope, _TINY)
+        return np.stack([_cubic(goal, path.value, path.length, per_gain) for goal in goals], axis=1)
+
+    @cached_property
+    def _cells(self) -> Array:
+        return masses(self._population, self._places)
+
+    @cached_property
+    def _places(self) -> Array:
+        return places(self._population)
+
+    @cached_property
+    def _mass(self) -> Array:
+        weights = self._population.weights
+        return np.asarray((weights / weights.sum() @ self._cells)[None])
+
+    @cached_property
+    def _reference(self) -> Array:
+        """The path of γ = 1 by pass@1, up to the last horizon: [terms, 1]."""
+        points: list[Array] = []
+        for point in walk(self._places, self._mass, *self._estimator.tables(np.ones(1)), PassAtK(1), self._steps):
+            points.append(point)
+            if (point[1] >= points[0][1] + max(CLOSED) * (1 - points[0][1])).all():
+                break
+        return _terms(points)[:, 0]
+
+    def _paths(
+        self, mass: Array, success: Array, failure: Array, steps: Array, horizons: Callable[[Array], Array]
+    ) -> Array:
+        """Points of paths, as far as their horizons under any κ: [terms, D, G]."""
+        kappas = np.array(sorted({*_COVERED, *self._kappas}))
+        goals = np.moveaxis(horizons(kappas[:, None]).max(axis=1), 0, 1)[:, None]  # [K, 1, R, 1]
+        kappas = kappas.reshape(-1, 1, 1, 1)
+        points: list[Array] = []
+        length: Array | float = 0.0
+        before = passed = np.zeros(())
+        for point in walk(self._places, mass, success, failure, self._metric, steps):
+            pace = _pace(point[3], point[4], kappas)
+            length = length + (point[2] - passed) * (pace + before) / 2
+            before, passed = pace, point[2]
+            points.append(point)
+            if np.all(length >= goals):
+                break
+        return _terms(points)
+
+
+def _terms(points: list[Array]) -> Array:
+    """Points [J+1] of [5, D, R, G] as terms [terms, D, G]."""
+    found = np.stack(points).transpose(1, 0, 3, 2, 4)
+    return found.reshape(-1, *found.shape[3:])
+
+
+def _beside(terms: Array, kappa: Array) -> Array:
+    """Terms [terms, G] beside κ [..., 1]: [terms, ..., G]."""
+    return terms.reshape(len(terms), *(1 for _ in kappa.shape[:-1]), -1)
+
+
+def _pace(signal: Array, noise: Array, kappa: Array) -> Array:
+    """dτ/ds, τ the RMS length of the updates."""
+    return np.asarray(np.sqrt(np.maximum(kappa * signal + noise, _TINY)) / kappa)
+
+
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """The metric's mean over the RMS length of the updates, at points: three arrays [J+1, R, ..., G]."""
+
+    length: Array
+    value: Array
+    slope: Array  # of the value per length
+
+    @classmethod
+    def of(cls, terms: Array, kappa: Array) -> "_Path":
+        gain, value, s, signal, noise = terms.reshape(5, -1, len(COSINES), *terms.shape[1:])
+        pace = _pace(signal, noise, kappa)
+        length = np.zeros_like(pace)
+        np.cumsum(np.diff(s, axis=0) * (pace[1:] + pace[:-1]) / 2, axis=0, out=length[1:])
+        return cls(length, np.broadcast_to(value, pace.shape), gain / pace)
+
+
+def _gains(terms: Array, kappa: Array, horizons: Array) -> Array:
+    """What the metric gains up to horizons [R, H, ..., 1]: [R, H, ..., G]."""
+    path = _Path.of(terms, kappa)
+    values = [_cubic(horizon, path.length, path.value, path.slope) for horizon in np.moveaxis(horizons, 1, 0)]
+    return np.asarray(np.stack(values, axis=1) - path.value[0][:, None])
+
+
+def _cubic(at: Array, x: Array, y: Array, slope: Array) -> Array:
+    """y at x = `at` by cubic Hermite interpolation between points [J+1, ...] of increasing x; the ends' beyond them."""
+    first = np.minimum(np.maximum((x <= at).sum(axis=0) - 1, 0), max(len(x) - 2, 0))
+    last = np.minimum(first + 1, len(x) - 1)
+    (x0, y0, d0), (x1, y1, d1) = (
+        [np.take_along_axis(series, place[None], axis=0)[0] for series in (x, y, slope)] for place in (first, last)
+    )
+    width = x1 - x0
+    t = np.minimum(np.maximum((at - x0) / np.where(width > 0, width, np.inf), 0), 1)
+    u = 1 - t
+    return np.asarray(u**2 * ((1 + 2 * t) * y0 + t * width * d0) + t**2 * ((1 + 2 * u) * y1 - u * width * d1))

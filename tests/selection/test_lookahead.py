@@ -1,0 +1,203 @@
+"""The lookahead against a slow, literal walk: §5's differential equation in small Euler steps, prompt by prompt."""
+
+import math
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import rl2ml_core as rl2ml
+from rl2ml_core.objective.baselines import Estimator
+from rl2ml_core.objective.population import Population
+from rl2ml_core.selection import paths
+from rl2ml_core.selection.lookahead import CLOSED, KAPPAS, Lookahead
+
+PROMPTS, GROUPS = paths.PROMPTS, paths.PROMPTS_PER_STEP
+
+
+def literal_path(pass_rates, weights, table, metric, kappa, rho, longest, steps=600):
+    """Length, metric and pass@1 along the path, by Euler's rule with exact binomial sums at every step.
+
+    dl_x = η κ (ρ⟨g⟩ + (1−ρ) g_x/P), and an RMS length of η √E‖u‖² by §6.
+    """
+    n = table.num_rollouts
+    logits = np.log(pass_rates / (1 - pass_rates))
+    length, found = 0.0, []
+    model = rl2ml.ScoreModel(kappa)
+    for _ in range(steps + 1):
+        p = 1 / (1 + np.exp(-logits))
+        w = table.weight(p)
+        g = w * p * (1 - p)
+        energy = table.energy(p, model)  # E‖ĝ‖² of a prompt's group
+        signal = kappa * g**2  # w²ℓ
+        mean = lambda x: float(weights @ x)  # noqa: E731
+        direction = rho * mean(math.sqrt(kappa) * g) ** 2 + (1 - rho) / PROMPTS * mean(signal)  # D
+        spread = (PROMPTS - GROUPS) / ((PROMPTS - 1) * GROUPS) * (mean(signal) - direction)
+        update = math.sqrt(direction + spread + mean(energy - signal) / GROUPS)  # √E‖u‖²
+        found.append((length, mean(metric.value(p)), mean(p)))
+        move = kappa * (rho * mean(g) + (1 - rho) * g / PROMPTS)
+        eta = longest / steps / update
+        logits = logits + eta * move
+        length += eta * update
+    assert n
+    return np.array(found).T
+
+
+def literal_share(pass_rates, weights, metric, num_rollouts, gammas, kappa, rho):
+    """Gains of every γ where γ = 1 has closed 10 and 30 % of its headroom, as shares of the best: mean, [G]."""
+    estimator = Estimator.named("leave_one_out", num_rollouts, None)
+    longest = 1.0
+    while True:
+        length, _, pass_at_1 = literal_path(
+            pass_rates, weights, estimator.table(1.0), metric, kappa, rho, longest, steps=300
+        )
+        if pass_at_1[-1] >= pass_at_1[0] + max(CLOSED) * (1 - pass_at_1[0]):
+            break
+        longest *= 1.5
+    length, _, pass_at_1 = literal_path(pass_rates, weights, estimator.table(1.0), metric, kappa, rho, longest)
+    goals = [pass_at_1[0] + share * (1 - pass_at_1[0]) for share in CLOSED]
+    horizons = [float(np.interp(goal, pass_at_1, length)) for goal in goals]
+    gains = []
+    for gamma in gammas:
+        length, value, _ = literal_path(
+            pass_rates, weights, estimator.table(gamma), metric, kappa, rho, max(horizons), steps=600
+        )
+        gains.append([np.interp(horizon, length, value) - value[0] for horizon in horizons])
+    gains = np.array(gains)
+    return (gains / gains.max(axis=0)).mean(axis=1)
+
+
+PASS_RATES = np.array([0.004, 0.02, 0.07, 0.15, 0.35, 0.5, 0.8])
+WEIGHTS = np.array([3.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]) / 11
+
+
+@pytest.mark.parametrize("metric", ["pass@1", "pass@8", "log:0.01"])
+@pytest.mark.parametrize(("kappa", "rho"), [(0.02, 0), (1.0, 0), (0.2, 1)])
+def test_shares_equal_a_literal_walk(metric, kappa, rho):
+    gammas = np.linspace(0, 2, 9)
+    judged = rl2ml.parse_metric(metric)
+    expected = literal_share(PASS_RATES, WEIGHTS, judged, 4, gammas, kappa, paths.COSINES[rho])
+    people = Population.from_pass_rates(PASS_RATES, WEIGHTS)
+    estimator = Estimator.named("leave_one_out", 4, None)
+    lookahead = Lookahead(people, judged, estimator, rl2ml.ScoreModel(kappa), 0.0, 2.0)
+    terms = lookahead.totals(*estimator.tables(gammas))
+    shares = lookahead._shares(terms[:, None], np.array([[kappa]]))[rho].mean(axis=0)[0]
+    # Nodes stand between the prompts' logits, and the best is found between the nine γ.
+    assert_allclose(shares / shares.max(), expected / expected.max(), atol=0.01)
+    assert abs(gammas[shares.argmax()] - gammas[expected.argmax()]) <= 0.25
+
+
+def test_paths_only_rise():
+    people = Population.from_pass_rates(PASS_RATES, WEIGHTS)
+    tables = Estimator.named("leave_one_out", 8, None).tables(np.array([0.0, 0.5, 1.0, 2.0]))
+    places = paths.places(people)
+    mass = (people.weights / people.weights.sum() @ paths.masses(people, places))[None]
+    points = np.stack(list(paths.walk(places, mass, *tables, rl2ml.PassAtK(1))))
+    assert (np.diff(points[:, 1], axis=0) > 0).all()  # pass@1
+    assert (np.diff(points[:, 2], axis=0) > 0).all()  # s
+
+
+@pytest.mark.parametrize("cells", [[(8, 0, 30), (8, 2, 20), (8, 6, 14)], [(16, 0, 50), (16, 1, 20), (16, 16, 4)]])
+def test_nodes_keep_prompts_and_their_mean(cells):
+    people = rl2ml.PilotHistogram.from_cells(cells).population()
+    places = paths.places(people)
+    mass = paths.masses(people, places)
+    assert_allclose(mass.sum(axis=1), 1, rtol=1e-12)
+    p = 1 / (1 + np.exp(-places))
+    # Beyond the outermost nodes lies a ten-thousandth of the prompts on either side.
+    assert_allclose(mass @ p, people.pass_rates, atol=2e-4)
+
+
+def test_more_nodes_and_steps_change_little():
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 60), (8, 1, 15), (8, 3, 12), (8, 6, 9), (8, 8, 4)])
+    people, metric = pilot.population(), rl2ml.parse_metric("pass@8")
+    estimator = Estimator.named("bayes", 8, people)
+    fine = np.repeat(paths.STEPS, 4) / 4
+    grid = np.linspace(0, 2, 201)
+    usual = Lookahead(people, metric, estimator, None, 0.0, 2.0).curve(grid)
+    finer = Lookahead(people, metric, estimator, None, 0.0, 2.0, steps=fine).curve(grid)
+    assert abs(grid[usual.argmax()] - grid[finer.argmax()]) <= 0.03
+    assert_allclose(usual, finer, atol=2e-3)
+
+
+PILOT = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
+
+
+def test_as_a_criterion():
+    found = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead")
+    assert found.status == "interior"
+    assert found.interval is None
+    assert found.expected_regret is None
+    assert "no_intervals_with_lookahead" in found.assumptions
+    assert "over a training run" in found.summary
+    assert found.near_optimal.lower < found.gamma < found.near_optimal.upper
+    assert 0 <= found.predicted_gain_over["maxrl"] < found.predicted_gain_over["rl"]
+    # The curve is relative to the best.
+    assert found.curve.relative_criterion.max() == pytest.approx(1, abs=1e-4)
+    assert [row["kappa"] for row in found.kappa_sensitivity] == [0.01, 0.03, 0.1, 0.3, 1.0]
+    gammas = [row["gamma"] for row in found.kappa_sensitivity]
+    assert gammas == sorted(gammas)
+    rl2ml.Objective.from_dict(found.objective.to_dict())
+
+
+def test_a_measured_kappa_is_the_only_one():
+    kappas = (*KAPPAS, 0.37)
+    found = {
+        k: rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", score_model=rl2ml.ScoreModel(k)) for k in kappas
+    }
+    gammas = [found[k].gamma for k in sorted(kappas)]
+    assert gammas == sorted(gammas)
+    assert len(set(gammas)) == len(kappas)
+    for k, answer in found.items():
+        row = next((row for row in answer.kappa_sensitivity if row["kappa"] == k), None)
+        if row is not None:
+            assert row["gamma"] == pytest.approx(answer.gamma, abs=0.01)
+            assert row["regret"] == pytest.approx(0, abs=1e-3)
+
+
+def test_statuses():
+    nothing = rl2ml.recommend(rl2ml.PilotHistogram.from_cells([(8, 0, 30)]), "pass@1", 4, criterion="lookahead")
+    assert nothing.status == "uninformative"
+    single = rl2ml.recommend(PILOT, "pass@8", 1, criterion="lookahead")
+    assert single.status == "flat"
+    narrow = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", gamma_min=0.3, gamma_max=0.3)
+    assert narrow.gamma == 0.3
+    low = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", gamma_max=0.2)
+    assert (low.status, low.gamma) == ("at_upper_bound", 0.2)
+
+
+def test_wrong_options():
+    with pytest.raises(rl2ml.InvalidInput, match="'lookahead' needs none"):
+        rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", variance_penalty=0.1)
+    with pytest.raises(rl2ml.InvalidInput, match="'lookahead' takes ScoreModel"):
+        rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", score_model=rl2ml.ScoreModel.paper())
+
+
+def said(found):
+    return [row for row in found.diagnostics if row.code == "lookahead_disagrees"]
+
+
+def test_a_second_opinion_is_given_where_asked_for_and_where_it_differs():
+    hard = rl2ml.PilotHistogram.from_cells([(8, 0, 60), (8, 1, 20), (8, 2, 10), (8, 7, 5), (8, 8, 9)])
+    measured = rl2ml.ScoreModel(1.0)
+    asked = rl2ml.recommend(hard, "pass@1", 16, score_model=measured, look_ahead=True)
+    [opinion] = said(asked)
+    ahead = rl2ml.recommend(hard, "pass@1", 16, score_model=measured, criterion="lookahead")
+    assert f"γ = {ahead.gamma:.2f}" in opinion.detail
+    assert opinion.level == "info"
+    assert not said(rl2ml.recommend(hard, "pass@1", 16, score_model=measured))
+    assert not said(rl2ml.recommend(hard, "pass@1", 16, criterion="lookahead", look_ahead=True))
+    assert not said(rl2ml.recommend(hard, "pass@1", 1, look_ahead=True))
+    # Nothing else changes.
+    plain = rl2ml.recommend(hard, "pass@1", 16, score_model=measured).to_dict()
+    rest = asked.to_dict()
+    rest["diagnostics"] = [row for row in rest["diagnostics"] if row["code"] != "lookahead_disagrees"]
+    assert rest == plain
+
+
+def test_the_controller_takes_it():
+    settings = rl2ml.ControllerSettings("pass@8", 8, criterion="lookahead")
+    state, first = rl2ml.start_controller(settings, PILOT)
+    _, second = rl2ml.step_controller(state, PILOT)
+    assert 0 < first.gamma < 2
+    assert second.code in ("near_optimal", "moved", "limited")
