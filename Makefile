@@ -16,14 +16,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 stage = @printf '\n== %s\n' '$(1)'; TIMEFORMAT='== $(1): %1R s'; time $(2)
 
 # The matrices are small: threads inside BLAS cost more than they bring, and two test workers would fight over the cores.
-test benchmarks: export OPENBLAS_NUM_THREADS = 1
-test benchmarks: export OMP_NUM_THREADS = 1
+test benchmarks evidence evidence-quick: export OPENBLAS_NUM_THREADS = 1
+test benchmarks evidence evidence-quick: export OMP_NUM_THREADS = 1
 
-.PHONY: help run test lint types format lock image benchmarks clean
+.PHONY: help run test lint types format lock image benchmarks evidence evidence-quick clean
 
 help: ## list the goals
 	@echo 'RL2ML: make run, then open the address it prints. Goals:'
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r goal what; do printf '%-18s%s\n' "$$goal" "$$what"; done
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r goal what; do printf '%-22s%s\n' "$$goal" "$$what"; done
 	@echo 'PORT=9000 make run takes another port; make PYTHON=python3.12 another interpreter.'
 
 run: $(VENV)/.runtime ## start the service with the demo pilot on http://127.0.0.1:$PORT (8000)
@@ -52,6 +52,15 @@ benchmarks: $(VENV)/.training ## seconds, requests per second and shares covered
 	$(call stage,loss,$(BIN)/python benchmarks/loss.py)
 	$(call stage,geometry,$(BIN)/python benchmarks/geometry.py)
 	$(call stage,filters,$(BIN)/python benchmarks/filters.py)
+
+evidence: $(VENV)/.training ## train everything behind docs/evidence.md, some 50 minutes, resumable, and fill in its tables
+	$(call stage,simulator,$(BIN)/python -m benchmarks.evidence.run --full)
+	$(call stage,models,$(BIN)/python benchmarks/evidence/models/run.py)
+	$(call stage,document,$(BIN)/python -m benchmarks.evidence.document)
+
+evidence-quick: $(VENV)/.training ## the same code, small: a check that it runs
+	$(call stage,simulator,$(BIN)/python -m benchmarks.evidence.run --quick)
+	$(call stage,models,$(BIN)/python benchmarks/evidence/models/run.py --quick)
 
 image: ## build the container image as $IMAGE (rl2ml)
 	docker build -t $(IMAGE) .

@@ -31,6 +31,8 @@ MEASURED_RULE = Rule("rms_gain", "64x8", "measured")
 DEFAULT_BASELINE = "bayes"
 CONSTANTS = {"always γ=0": 0.0, "always γ=1": 1.0}
 PER_METRIC = "constant per metric"
+#: Step rules under which a larger advantage makes no longer step.
+LENGTH_CONTROLLED = ("normalized", "adam")
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +147,48 @@ def report(
             }
             for name, of in GROUPS.items()
         },
+        "length_controlled": {part: _length_controlled([c for c in cases if c.part == part], rules) for part in PARTS},
+        "by_gamma": {
+            part: _by_gamma([c for c in cases if c.part == part and c.setting.step in LENGTH_CONTROLLED])
+            for part in PARTS
+        },
         "baselines": {part: _baselines([c for c in everything if c.part == part], constants) for part in PARTS},
         "pairs": {part: _pairs([c for c in everything if c.part == part], constants) for part in PARTS},
         "kappa": {part: _kappa([c for c in cases if c.part == part]) for part in PARTS},
         "trainers": {part: _trainers([c for c in everything if c.part == part]) for part in PARTS},
         "one_step": one_step(answers),
+    }
+
+
+def _length_controlled(cases: Sequence[Case], rules: Mapping[str, Value]) -> dict[str, Any]:
+    """What the advice assumes: steps whose length does not grow with the advantages."""
+    chosen = [case for case in cases if case.setting.step in LENGTH_CONTROLLED]
+    shown = _chosen(rules, "64x8")
+    return {
+        "all": _table(shown, chosen),
+        "held-out settings": _table(shown, [case for case in chosen if case.setting.held_out]),
+        "against the default rule": _differences(shown, chosen),
+        "by environment": {
+            environment: _table(shown, [case for case in chosen if case.setting.environment == environment])
+            for environment in dict.fromkeys(case.setting.environment for case in chosen)
+        },
+        "by metric": {metric: _table(shown, [case for case in chosen if case.metric == metric]) for metric in METRICS},
+    }
+
+
+def _by_gamma(cases: Sequence[Case]) -> dict[str, Any]:
+    """Mean regret of every constant γ of `GAMMAS`, by metric and by environment, with the default baseline."""
+    at = [int(np.argmin(np.abs(GRID - gamma))) for gamma in GAMMAS]
+    lost = np.array([case.regrets_on_grid()[at] for case in cases])
+
+    def of(value: Callable[[Case], str]) -> dict[str, list[float]]:
+        names = np.array([value(case) for case in cases])
+        return {str(name): lost[names == name].mean(axis=0).tolist() for name in dict.fromkeys(names.tolist())}
+
+    return {
+        "gamma": list(GAMMAS),
+        "metric": of(lambda case: case.metric),
+        "environment": of(lambda case: case.setting.environment),
     }
 
 

@@ -16,10 +16,13 @@ from benchmarks.evidence.settings import Design, Question
 from benchmarks.evidence.simulate import METRICS
 from rl2ml_core.checks import Array
 from rl2ml_core.objective.population import LEAST_KAPPA, Population
+from rl2ml_core.selection.chebyshev import grid_and_matrix
+from rl2ml_core.selection.lookahead import DEGREE, Lookahead
+from rl2ml_core.selection.lookahead import KAPPAS as LOOKAHEAD_KAPPAS
 from rl2ml_core.selection.problem import Problem
 
 #: Up with every change of what a rule means.
-VERSION = 2
+VERSION = 3
 
 TRUE = "true"
 #: Prompts × rollouts of the pilots.
@@ -33,6 +36,11 @@ SPREADS = {"0.01–1": (0.01, 1.0), "0.003–0.3": (0.003, 0.3), "0.003–1": (0
 _KAPPAS_OF_SPREAD = 9
 #: Baselines whose γ is chosen; "bayes_recent" takes that of "bayes".
 BASELINES = tuple(rl2ml.BASELINES)
+
+#: The lookahead as it ships, and with one ρ alone: prompts that share nothing, and prompts that share some.
+LOOKAHEADS = ("lookahead", "lookahead ρ=0", "lookahead ρ=.1")
+#: Whose γ the lookahead chooses; other baselines take it over.
+DEFAULT_BASELINE = "bayes"
 
 #: Finer than any near-optimal set by far.
 GRID = np.linspace(0, 2, 81)
@@ -86,6 +94,22 @@ def _paper(source: Source, metric: str, num_rollouts: int, baseline: str, kappa:
         yield (name, ""), float(GRID[(gain / np.sqrt(length) - penalty * np.sqrt(variance)).argmax()])
 
 
+def _lookahead(source: Source, metric: str, num_rollouts: int, baseline: str, kappa: float) -> Choices:
+    """A predicted training run: over both ρ as it ships, and for prompts that share nothing, or that share some."""
+    problem = _problem(source, metric, num_rollouts, "lookahead", baseline)
+    if problem.why_uninformative() is not None:
+        return
+    lookahead = problem.criterion
+    assert isinstance(lookahead, Lookahead)
+    low, high = GRID[[0, -1]]
+    grid, to_grid = grid_and_matrix(low, high, DEGREE)
+    known = {"measured": (kappa,), "default": LOOKAHEAD_KAPPAS}
+    for name, kappas in known.items():
+        shares = lookahead.shares(np.array(kappas)) @ to_grid  # [K, R, H, grid]
+        for label, part in zip(LOOKAHEADS, (slice(None), slice(0, 1), slice(1, 2)), strict=True):
+            yield (label, name), float(grid[shares[:, part].mean(axis=(0, 1, 2)).argmax()])
+
+
 @dataclass(frozen=True)
 class Criterion:
     """How rules of one kind choose."""
@@ -100,6 +124,12 @@ class Criterion:
 CRITERIA = (
     Criterion(tuple(("rms_gain", kappa) for kappa in (*KAPPAS, *SPREADS)), _rms_gain),
     Criterion(tuple((name, "") for name in PENALTIES), _paper, baselines=("none",)),
+    Criterion(
+        tuple((label, name) for name in ("measured", "default") for label in LOOKAHEADS),
+        _lookahead,
+        baselines=(DEFAULT_BASELINE,),
+        knowledge=("64x8",),
+    ),
 )
 
 RULES = tuple(

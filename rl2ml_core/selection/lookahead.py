@@ -75,6 +75,12 @@ class Lookahead:
         values = self.combine(self.searched[:, : len(to_grid)], 1.0) @ to_grid
         return np.asarray(np.interp(gammas, grid, values))
 
+    def shares(self, kappas: Array) -> Array:
+        """Shares of the best γ's gain at the interpolation nodes under each κ [K]: [K, R, H, Q]."""
+        count = len(grid_and_matrix(*self._range, DEGREE)[1])
+        found = self._shares(self.searched[:, None, :count], kappas[:, None])
+        return np.asarray(np.moveaxis(found, 2, 0))
+
     @cached_property
     def searched(self) -> Array:
         """The same of the estimator's tables at `gammas`."""
