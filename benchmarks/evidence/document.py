@@ -271,7 +271,7 @@ def draw_models(models: Mapping[str, Any], folder: Path) -> None:
             reach = abs(found[metric]["interval"][1] - found[metric]["mean"])
             axis.errorbar(100 * mean, y, xerr=100 * reach, fmt="o", color="C0", capsize=2)
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set(title=metric, xlabel="less GRPO's, points (95 % interval over seeds)")
+        axis.set(title=f"{metric}, points over GRPO", xlabel="95 % interval over seeds")
         axis.grid(alpha=0.3)
     axes[0].set_yticks(range(len(arms)), arms)
     axes[0].invert_yaxis()

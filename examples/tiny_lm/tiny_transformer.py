@@ -5,11 +5,13 @@ the same policy: tests/examples/test_tiny_lm.py compares their log-probabilities
 rollouts each of T characters, B rows of S characters, V characters in the vocabulary, H heads, D channels.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["TinyTransformer", "response_log_probs", "response_mask", "sample"]
+__all__ = ["TinyTransformer", "response_log_probs", "response_mask", "sample", "step_of_length"]
 
 Cache = list[tuple[Tensor, Tensor]]  # keys and values of each layer, [B, H, S, D/H]
 
@@ -105,3 +107,14 @@ def response_mask(responses: Tensor, end: int) -> Tensor:
     """Which characters belong to a response, [..., T]: all up to and including its end."""
     ends = (responses == end).long()
     return ends.cumsum(-1) - ends == 0
+
+
+@torch.no_grad()
+def step_of_length(parameters: Sequence[Tensor], length: float) -> None:
+    """θ ← θ − ℓ g/‖g‖: the step rule. Where no group has anything to teach g is 0, and so is the step."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])).item()
+    if norm > 0:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad, alpha=length / norm)

@@ -38,7 +38,7 @@ import sorting  # noqa: E402
 import torch  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from sorting import END, FEW, SEPARATOR, WIDTH, Amounts, Progress, answer, draw_prompts, stream, verify  # noqa: E402
-from tiny_transformer import TinyTransformer, response_log_probs, response_mask, sample  # noqa: E402
+from tiny_transformer import TinyTransformer, response_log_probs, response_mask, sample, step_of_length  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import rl2ml_core as rl2ml  # noqa: E402
@@ -154,17 +154,6 @@ def reinforce(
         step_of_length(parameters, settings.step_length)
         tick()
     return model, history
-
-
-@torch.no_grad()
-def step_of_length(parameters: Sequence[Tensor], length: float) -> None:
-    """θ ← θ − ℓ g/‖g‖: the step rule. Where no group has anything to teach g is 0, and so is the step."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])).item()
-    if norm > 0:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.sub_(parameter.grad, alpha=length / norm)
 
 
 # ---- the whole of it ----

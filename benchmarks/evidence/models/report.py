@@ -153,6 +153,7 @@ def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Which arms are compared, of those that are there."""
     arms = [arm for arm in values if arm != BEFORE]
     pairs = [(ours, theirs) for theirs in _REFERENCES for ours in arms if ours not in _REFERENCES]
+    pairs += [(f"γ = {gamma}", theirs) for gamma in (0, 1) for theirs in ("GRPO", "RLOO")]
     pairs += [*_FURTHER, ("GRPO", "RLOO"), *((arm, BEFORE) for arm in arms)]
     return [(ours, theirs) for ours, theirs in pairs if ours in values and theirs in values]
 

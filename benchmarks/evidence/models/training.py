@@ -22,7 +22,13 @@ import rl2ml_core as rl2ml
 from benchmarks.evidence.models.runs import Run, read_run, run_files, what_of, write_run
 from benchmarks.evidence.models.settings import Arm, Block, Rule, Setting, Size
 from benchmarks.evidence.models.tasks import END, PAD, TASKS, Example, Task, draw_examples
-from examples.tiny_lm.tiny_transformer import TinyTransformer, response_log_probs, response_mask, sample
+from examples.tiny_lm.tiny_transformer import (
+    TinyTransformer,
+    response_log_probs,
+    response_mask,
+    sample,
+    step_of_length,
+)
 from rl2ml_core.training import RL2MLLoss, ScoreSketches, group_advantages, measure_geometry
 
 __all__ = ["Start", "objectives_of", "reinforce", "run_block", "start_of"]
@@ -232,7 +238,7 @@ def reinforce(start: Start, objectives: Objectives, rule: Rule) -> tuple[TinyTra
         log_probs = response_log_probs(model, read, responses)
         loss_of(log_probs, response_mask(responses, end), groups.advantages).backward()
         if adam is None:
-            _step_of_length(parameters, rule.size)
+            step_of_length(parameters, rule.size)
         else:
             adam.step()
         counts = groups.histogram()
@@ -248,17 +254,6 @@ def reinforce(start: Start, objectives: Objectives, rule: Rule) -> tuple[TinyTra
         "zero_advantage_groups": round(float(np.mean(unused)), 4),
     }
     return model, happened
-
-
-@torch.no_grad()
-def _step_of_length(parameters: Sequence[Tensor], length: float) -> None:
-    """θ ← θ − ℓ g/‖g‖. Where no group has anything to teach g is 0, and so is the step."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients])).item()
-    if norm > 0:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.sub_(parameter.grad, alpha=length / norm)
 
 
 def _evaluate(start: Start, model: TinyTransformer) -> list[int]:
