@@ -75,6 +75,9 @@ GammaRange = Annotated[
 CriterionName = Annotated[
     str, typer.Option(help="rms_gain, lookahead (over a training run), or paper (Eq. 4 of arXiv:2605.30154).")
 ]
+JudgedOn = Annotated[
+    str, typer.Option(help="With --criterion lookahead, where the metric is read: training, held_out or either.")
+]
 VariancePenalty = Annotated[float | None, typer.Option(help="λ of --criterion paper.")]
 Prior = Annotated[
     str,

@@ -20,7 +20,10 @@ from rl2ml_core.selection.criteria import Tables, Weighted
 from rl2ml_core.selection.metrics import Metric, PassAtK
 from rl2ml_core.selection.paths import COSINES, STEPS, masses, places, walk
 
-__all__ = ["CLOSED", "DEGREE", "KAPPAS", "Lookahead"]
+__all__ = ["CLOSED", "DEGREE", "JUDGED_ON", "KAPPAS", "Lookahead"]
+
+#: Which of `COSINES` count: prompts that are trained on gain by their own gradients, held-out ones by what is shared.
+JUDGED_ON = {"either": slice(None), "training": slice(0, 1), "held_out": slice(1, 2)}
 
 #: κ where it was not measured, log-uniform from .01 to 1 in three (docs/decisions.md).
 KAPPAS = (0.02, 0.2, 1.0)
@@ -41,6 +44,7 @@ class Lookahead:
         estimator: whose noise it is; its table stays as it is along a path.
         score_model: the κ that was measured; None where none was.
         gamma_min, gamma_max: the range whose best γ counts as 1.
+        judged_on: a key of `JUDGED_ON`.
         steps: of the paths.
     """
 
@@ -54,6 +58,7 @@ class Lookahead:
         score_model: ScoreModel | None,
         gamma_min: float,
         gamma_max: float,
+        judged_on: str = "either",
         steps: Array = STEPS,
     ) -> None:
         self._population = population
@@ -61,6 +66,7 @@ class Lookahead:
         self._estimator = estimator
         self._kappas = KAPPAS if score_model is None else (score_model.kappa,)
         self._range = gamma_min, gamma_max
+        self._judged_on = JUDGED_ON[judged_on]
         self._steps = steps
         #: Where the search looks: the interpolation nodes, then the piece edges.
         self.gammas: Array = np.concatenate([nodes(gamma_min, gamma_max, DEGREE), piece_edges(gamma_min, gamma_max)])
@@ -96,9 +102,9 @@ class Lookahead:
     def combine(self, terms: Array, kappa: Array | float) -> Array:
         """Under each κ of an array [..., 1]; under a number, the mean over `KAPPAS`, or under the measured κ."""
         if np.ndim(kappa):
-            return np.asarray(self._shares(terms, np.asarray(kappa)).mean(axis=(0, 1)))
+            return np.asarray(self._shares(terms, np.asarray(kappa))[self._judged_on].mean(axis=(0, 1)))
         kappas = np.array(self._kappas).reshape(-1, *(1 for _ in terms.shape[1:]))
-        return np.asarray(self._shares(terms[:, None], kappas).mean(axis=(0, 1, 2)))
+        return np.asarray(self._shares(terms[:, None], kappas)[self._judged_on].mean(axis=(0, 1, 2)))
 
     def _shares(self, terms: Array, kappa: Array) -> Array:
         """Gains as shares of the best in the range: [R, H, ..., G]."""

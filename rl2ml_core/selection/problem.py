@@ -21,7 +21,7 @@ from rl2ml_core.pilot.prior import FittedPrior
 from rl2ml_core.selection.calibration import LearningRate, calibrate
 from rl2ml_core.selection.chebyshev import Interpolant, first_degree, grid_and_matrix, interpolate, piece_edges
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
-from rl2ml_core.selection.lookahead import Lookahead
+from rl2ml_core.selection.lookahead import JUDGED_ON, Lookahead
 from rl2ml_core.selection.metrics import Metric, parse_metric
 
 __all__ = [
@@ -39,8 +39,8 @@ __all__ = [
 CRITERIA = ("rms_gain", "paper", "lookahead")
 #: What every answer rests on, as stable codes.
 ALWAYS_ASSUMED = ("pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot")
-#: And that of criterion "lookahead".
-LOOKAHEAD = "no_intervals_with_lookahead"
+#: And what that of criterion "lookahead" does.
+LOOKAHEAD = "intervals_hold_the_prior"
 
 #: λ of Eq. 4 where none is given: the best of the four values measured (docs/decisions.md).
 DEFAULT_VARIANCE_PENALTY = 0.01
@@ -83,6 +83,7 @@ class Problem:
         baseline: str,
         order: int | None,
         filter_groups: bool,
+        judged_on: str = "either",
     ) -> "Problem":
         if not isinstance(pilot, (PilotHistogram, Population)):
             raise InvalidInput(
@@ -97,6 +98,12 @@ class Problem:
         if low > high:
             raise InvalidInput(f"gamma_min must not exceed gamma_max; got {low:g} > {high:g}", field="gamma_min")
         choice(criterion, "criterion", CRITERIA)
+        choice(judged_on, "judged_on", JUDGED_ON)
+        if judged_on != "either" and criterion != "lookahead":
+            raise InvalidInput(
+                f"judged_on belongs to criterion 'lookahead'; {criterion!r} looks one step ahead, on the prompts of it",
+                field="judged_on",
+            )
         penalty = DEFAULT_VARIANCE_PENALTY
         if variance_penalty is not None:
             if criterion != "paper":
@@ -122,7 +129,7 @@ class Problem:
             if criterion == "paper":
                 return Paper(people, judged, n, scores, penalty)
             if criterion == "lookahead":
-                return Lookahead(people, judged, shipped, score_model, low, high)
+                return Lookahead(people, judged, shipped, score_model, low, high, judged_on)
             return RmsGain(people, judged, n)
 
         if n == 1 and (shipped.filter_groups or shipped.name == "group_centered"):

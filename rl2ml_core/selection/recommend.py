@@ -19,7 +19,7 @@ from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.metadata import Conditions, conditions_diagnostics
 from rl2ml_core.selection.calibration import LearningRate
 from rl2ml_core.selection.chebyshev import Certificate
-from rl2ml_core.selection.criteria import Criterion, RmsGain, Tables
+from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
 from rl2ml_core.selection.lookahead import Lookahead
 from rl2ml_core.selection.metrics import Metric
 from rl2ml_core.selection.problem import ALWAYS_ASSUMED, Problem, Solution, Trainer, solve
@@ -50,6 +50,8 @@ from rl2ml_core.version import METHOD_VERSION, __version__
 __all__ = ["Curve", "Recommendation", "recommend"]
 
 MAX_BOOTSTRAP = 100_000
+#: Draws of criterion "lookahead", some 5 ms each.
+MOST_WALKS = 40
 _CURVE_EVERY = 2
 
 
@@ -147,6 +149,7 @@ def recommend(
     level: float = 0.9,
     sampled: Conditions | None = None,
     training: Conditions | None = None,
+    judged_on: str = "either",
     look_ahead: bool = False,
 ) -> Recommendation:
     """The objective to train with: the γ that maximizes the criterion on [gamma_min, gamma_max], and its estimator.
@@ -159,7 +162,7 @@ def recommend(
         num_rollouts: N, rollouts per prompt in training, 1 to 65,536.
         gamma_min, gamma_max: the range searched, within [0, 20].
         criterion: "rms_gain", gain per root-mean-square update length of the next step; "lookahead", gain over a
-            predicted training curve (no intervals); or "paper", Eq. 4 with `variance_penalty`.
+            predicted training curve (at most 40 draws, the prior held); or "paper", Eq. 4 with `variance_penalty`.
         variance_penalty: λ of Eq. 4; only with criterion "paper", 0.01 when None.
         prior: on a prompt's pass rate: "empirical_bayes" for the Beta prior that fits the pilot best, a
             BetaPrior(alpha, beta), or "plug_in" for raw k/n.
@@ -176,6 +179,8 @@ def recommend(
         level: probability of the intervals.
         sampled, training: the conditions that the pilot was sampled under and that training samples under; differences
             are said in the diagnostics.
+        judged_on: with criterion "lookahead", the prompts that the metric is read on: those of "training", "held_out"
+            ones, which gain by what prompts share alone, or "either".
         look_ahead: whether the diagnostics say where another γ is predicted to end higher over a training run, as
             criterion "lookahead" would choose; some 30 ms.
 
@@ -186,7 +191,7 @@ def recommend(
         score_model = None
     problem = Problem.of(
         pilot, metric, num_rollouts, gamma_min, gamma_max, criterion, variance_penalty, prior, score_model, baseline,
-        order, filter_groups,
+        order, filter_groups, judged_on,
     )  # fmt: skip
     bootstrap = integer(bootstrap, "bootstrap", minimum=0, maximum=MAX_BOOTSTRAP)
     seed = integer(seed, "seed", minimum=0)
@@ -273,11 +278,11 @@ def _draws(
     pilot, prior = problem.pilot, problem.population.prior
     if not bootstrap or pilot is None or pilot.total_prompts < LEAST_PROMPTS or problem.num_rollouts == 1:
         return None, None
-    if isinstance(problem.criterion, Lookahead):  # some seconds for 200 draws
-        return None, None
     rng = np.random.default_rng(seed)
     spread = None
-    if problem.prior_is_fitted and problem.fitted is not None:
+    if isinstance(problem.criterion, Lookahead):  # a walk per draw, and other priors would need nodes of their own
+        bootstrap = min(bootstrap, MOST_WALKS)
+    elif problem.prior_is_fitted and problem.fitted is not None:
         spread = spread_of_fit(problem.fitted, pilot.num_prompts, bootstrap, rng)
     elif prior is not None:
         spread = spread_of_strength(prior, bootstrap, rng)
@@ -292,7 +297,7 @@ def _draws(
         solution.grid[::_CURVE_EVERY],
         pilot.num_prompts,
         problem.scores.kappa,
-        kappa_draws(score_model, bootstrap) if isinstance(problem.criterion, RmsGain) else None,
+        None if isinstance(problem.criterion, Paper) else kappa_draws(score_model, bootstrap),
         bootstrap,
         rng,
     )

@@ -126,9 +126,11 @@ PILOT = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
 def test_as_a_criterion():
     found = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead")
     assert found.status == "interior"
-    assert found.interval is None
-    assert found.expected_regret is None
-    assert "no_intervals_with_lookahead" in found.assumptions
+    assert found.interval.lower < found.gamma < found.interval.upper
+    assert found.sampling_interval.upper - found.sampling_interval.lower < found.interval.upper - found.interval.lower
+    assert 0 < found.expected_regret < 0.05
+    assert found.gain_intervals["rl"].lower > 0
+    assert "intervals_hold_the_prior" in found.assumptions
     assert "over a training run" in found.summary
     assert found.near_optimal.lower < found.gamma < found.near_optimal.upper
     assert 0 <= found.predicted_gain_over["maxrl"] < found.predicted_gain_over["rl"]
@@ -153,6 +155,34 @@ def test_a_measured_kappa_is_the_only_one():
         if row is not None:
             assert row["gamma"] == pytest.approx(answer.gamma, abs=0.01)
             assert row["regret"] == pytest.approx(0, abs=1e-3)
+
+
+def test_draws_are_reproducible_and_few():
+    found = [rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", seed=seed) for seed in (0, 0, 1)]
+    assert found[0].to_dict() == found[1].to_dict()
+    assert found[0].interval != found[2].interval
+    assert len(found[0].draws.best) == 40
+    assert rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", bootstrap=0).interval is None
+    known = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", score_model=rl2ml.ScoreModel(0.3))
+    assert known.interval == known.sampling_interval
+
+
+def test_where_the_metric_is_read():
+    found = {
+        where: rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", judged_on=where, bootstrap=0).gamma
+        for where in ("training", "held_out", "either")
+    }
+    assert found["held_out"] < found["either"] < found["training"]
+    # What prompts share gains by one multiple for every metric.
+    held_out = [
+        rl2ml.recommend(PILOT, metric, 8, criterion="lookahead", judged_on="held_out", bootstrap=0).gamma
+        for metric in ("pass@1", "pass@8", "log:0.01")
+    ]
+    assert max(held_out) - min(held_out) < 0.25
+    with pytest.raises(rl2ml.InvalidInput, match="belongs to criterion 'lookahead'"):
+        rl2ml.recommend(PILOT, "pass@8", 8, judged_on="training")
+    with pytest.raises(rl2ml.InvalidInput, match="judged_on must be"):
+        rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", judged_on="test")
 
 
 def test_statuses():
