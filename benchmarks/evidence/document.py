@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence.arms import BASELINES
 from benchmarks.evidence.models.settings import VERSION
 from benchmarks.evidence.run import OUTPUT
 
@@ -90,6 +91,32 @@ def rules_table(report: Mapping[str, Any]) -> list[str]:
             found = report["length_controlled"][part]["all"].get(name)
             cells += [regret(found), "" if found is None else f"{found['p90']:.3f}"]
         lines.append(row(label, *cells))
+    return lines
+
+
+def held_out_settings_table(report: Mapping[str, Any]) -> list[str]:
+    """The rules on the settings that nothing was tuned on."""
+    lines = table("rule", *PARTS.values())
+    for name, label in RULES.items():
+        found = [report["length_controlled"][part]["held-out settings"].get(name) for part in PARTS]
+        lines.append(row(label, *map(regret, found)))
+    return lines
+
+
+def pairs_table(report: Mapping[str, Any]) -> list[str]:
+    """Rules and baselines together, against the best member of the family with the best baseline."""
+    rules = {
+        "rms_gain 64x8 κ default": "default rule",
+        "rms_gain 64x8 κ measured": "κ measured",
+        "constant per metric": "constant per metric",
+        "always γ=0": "γ = 0",
+        "always γ=1": "γ = 1",
+        "best γ": "best γ",
+    }
+    lines = table("baseline, prompts trained on", *rules.values())
+    for baseline in BASELINES:
+        found = [report["pairs"]["training"].get(f"{baseline}, {rule}") for rule in rules]
+        lines.append(row(f"`{baseline}`", *("" if cell is None else f"{cell['mean']:.3f}" for cell in found)))
     return lines
 
 
@@ -182,7 +209,9 @@ def tasks_table(models: Mapping[str, Any]) -> list[str]:
 
 SIMULATED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "rules": rules_table,
+    "held-out settings": held_out_settings_table,
     "environments": environments_table,
+    "pairs": pairs_table,
     "gains": gains_table,
     "kappa": kappa_table,
     "steps": steps_table,
