@@ -28,6 +28,7 @@ class Kind:
     answers: int
     features: int | None  # None: as many as training prompts, orthonormal
     noise: float = 0.0  # energy of the noise relative to the signal's
+    graded: float = 0.0  # share of ‖φ‖² that prompts of equal difficulty have in common
 
 
 ENVIRONMENTS = {
@@ -37,7 +38,11 @@ ENVIRONMENTS = {
     "linear_strong": Kind(answers=4, features=3),
     "noise_10": Kind(answers=8, features=64, noise=10.0),
     "noise_100": Kind(answers=8, features=64, noise=100.0),
+    # Added after the first full run: elsewhere what prompts share has nothing to do with how hard they are.
+    "linear_graded": Kind(answers=8, features=64, graded=0.5),
 }
+#: Grades of difficulty along which prompts resemble each other, and how far one reaches, in grades.
+_GRADES, _REACH = 6, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +145,9 @@ def _draw_one(environment: str, rates: Array, num_train: int, seed: int) -> tupl
     else:
         features = rng.standard_normal((rates.size, kind.features))
         features /= np.linalg.norm(features, axis=1, keepdims=True)
+        if kind.graded:
+            features = np.sqrt(1 - kind.graded) * features + np.sqrt(kind.graded) * _grades(rates, kind.features)
+            features /= np.linalg.norm(features, axis=1, keepdims=True)
         teacher = rng.standard_normal((kind.features, kind.answers))
         answer = np.argmax(features @ teacher, axis=1)
     right = np.eye(kind.answers)[answer].T
@@ -148,3 +156,12 @@ def _draw_one(environment: str, rates: Array, num_train: int, seed: int) -> tupl
     others = np.log((np.exp(wrong) * (1 - right)).sum(axis=0))
     offsets = np.where(right == 1, np.log(rates) - np.log1p(-rates) + others, wrong)
     return features, offsets, right
+
+
+def _grades(rates: Array, features: int) -> Array:
+    """Unit vectors [P, D] that point the same way for prompts of similar difficulty: bumps along their rank."""
+    rank = np.argsort(np.argsort(rates)) / max(rates.size - 1, 1) * (_GRADES - 1)
+    bumps = np.exp(-((rank[:, None] - np.arange(_GRADES)) ** 2) / (2 * _REACH**2))
+    placed = np.zeros((rates.size, features))
+    placed[:, :_GRADES] = bumps / np.linalg.norm(bumps, axis=1, keepdims=True)
+    return placed
