@@ -146,6 +146,18 @@ def percent(found: Mapping[str, Any]) -> str:
     return f"{found['mean']:+.1%} [{found['lower']:+.1%}, {found['upper']:+.1%}]"
 
 
+def recommended_table(report: Mapping[str, Any]) -> list[str]:
+    """Where the recommended pair gains over GRPO, and where it does not."""
+    found = report["recommended_by_environment"]
+    lines = table(
+        "gain over GRPO", *(f"{what}: {which}" for what in PARTS.values() for which in ("recommended", "best γ"))
+    )
+    for environment in found["training"]:
+        cells = [found[part].get(environment, {}).get(which) for part in PARTS for which in ("recommended", "best γ")]
+        lines.append(row(environment, *("" if cell is None else percent(cell) for cell in cells)))
+    return lines
+
+
 def kappa_table(report: Mapping[str, Any]) -> list[str]:
     lines = table("κ taken to be", *PARTS.values())
     names = {"measured": "the true one", "/3": "a third", "/10": "a tenth", "x3": "3 × (noise only)", "x10": "10 ×"}
@@ -213,6 +225,7 @@ SIMULATED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "environments": environments_table,
     "pairs": pairs_table,
     "gains": gains_table,
+    "recommended": recommended_table,
     "kappa": kappa_table,
     "steps": steps_table,
     "one step": one_step_table,

@@ -156,7 +156,23 @@ def report(
         "pairs": {part: _pairs([c for c in everything if c.part == part], constants) for part in PARTS},
         "kappa": {part: _kappa([c for c in cases if c.part == part]) for part in PARTS},
         "trainers": {part: _trainers([c for c in everything if c.part == part]) for part in PARTS},
+        "recommended_by_environment": {
+            part: _by_environment([c for c in everything if c.part == part]) for part in PARTS
+        },
         "one_step": one_step(answers),
+    }
+
+
+def _by_environment(cases: Sequence[Case]) -> dict[str, Any]:
+    """Relative gain of the recommended pair over GRPO, where that is clear, and of the baseline at its best γ."""
+    clear = [case for case in cases if case.is_clear_of("grpo")]
+    columns: dict[str, Value] = {
+        "recommended": lambda case: case.gain(case.gammas(DEFAULT_RULE)) / case.gain_of("grpo") - 1,
+        "best γ": lambda case: best_gain(case.split, PLACES[DEFAULT_BASELINE]) / case.gain_of("grpo") - 1,
+    }
+    return {
+        environment: _table(columns, [case for case in clear if case.setting.environment == environment])
+        for environment in dict.fromkeys(case.setting.environment for case in clear)
     }
 
 

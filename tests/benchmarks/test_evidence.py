@@ -19,7 +19,16 @@ from benchmarks.evidence.environments import ENVIRONMENTS, World, geometry
 from benchmarks.evidence.onestep import predicted_gains, realized_gains
 from benchmarks.evidence.rules import BASELINES, GRID, RULES, TRUE, Rule, choose
 from benchmarks.evidence.run import load, path_of, run_all, run_setting
-from benchmarks.evidence.settings import HELD_OUT, QUICK, SETTINGS, Question, Setting, fingerprint, held_out_by_hash
+from benchmarks.evidence.settings import (
+    ADDED,
+    HELD_OUT,
+    QUICK,
+    SETTINGS,
+    Question,
+    Setting,
+    fingerprint,
+    held_out_by_hash,
+)
 from benchmarks.evidence.simulate import (
     METRICS,
     Randomness,
@@ -394,11 +403,31 @@ def test_a_small_step_gains_what_is_predicted():
 
 def test_a_third_is_held_out_by_hash():
     assert held_out_by_hash() == HELD_OUT
-    assert len(SETTINGS) == len(set(SETTINGS)) == 504
-    assert sum(setting.held_out for setting in SETTINGS) == len(SETTINGS) // 3
+    assert len(SETTINGS) == len(set(SETTINGS)) == 588
+    first = [setting for setting in SETTINGS if setting.environment not in ADDED]
+    assert sum(setting.held_out for setting in first) == len(first) // 3 == 168
+    assert sum(setting.held_out for setting in SETTINGS) == 168 + 2 * 12  # two of seven difficulties
     assert len({fingerprint(setting, QUICK) for setting in SETTINGS}) == len(SETTINGS)
     assert fingerprint(SETTINGS[0], QUICK) != fingerprint(SETTINGS[0], TINY)
     assert why_absent("hard") is None
+
+
+def test_graded_prompts_resemble_those_of_their_difficulty():
+    world = World.draw("linear_graded", "hard", range(3), 64, 64)
+    kind = ENVIRONMENTS["linear_graded"]
+    for features, offsets, right in zip(
+        world.features, world.offsets.swapaxes(0, 1), world.right.swapaxes(0, 1), strict=True
+    ):
+        np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1)
+        logits = (offsets * right).sum(axis=0) - np.log((np.exp(offsets) * (1 - right)).sum(axis=0))
+        order = np.argsort(logits)
+        near = np.einsum("pd,pd->p", features[order[:-1]], features[order[1:]]).mean()
+        far = np.einsum("pd,pd->p", features[order], features[order[::-1]]).mean()
+        assert near > 0.7 * kind.graded
+        assert abs(far) < 0.4 * kind.graded
+    # Without grades there is no such thing.
+    plain = World.draw("linear_weak", "hard", range(3), 64, 64)
+    assert abs(np.einsum("spd,spd->sp", plain.features[:, :-1], plain.features[:, 1:]).mean()) < 0.1
 
 
 def test_difficulties_are_what_they_say():
