@@ -259,12 +259,17 @@ def draw_simulated(report: Mapping[str, Any], folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
-    for axis, (part, what) in zip(axes, PARTS.items(), strict=True):
+    panels = {
+        "prompts trained on": ("training", "metric"),
+        "held out, difficulty not shared": ("held_out", "metric, not graded"),
+        "held out, difficulty shared": ("held_out", "metric, graded"),
+    }
+    figure, axes = plt.subplots(1, len(panels), figsize=(10, 3.4), sharey=True, layout="constrained")
+    for axis, (what, (part, kind)) in zip(axes, panels.items(), strict=True):
         found = report["by_gamma"][part]
-        for metric, values in found["metric"].items():
+        for metric, values in found[kind].items():
             axis.plot(found["gamma"], [100 * value for value in values], marker="o", markersize=3, label=metric)
-        axis.set(title=f"judged on {what}", xlabel="γ, the same everywhere (0 RL, 1 maximum likelihood)")
+        axis.set(title=what, xlabel="γ (0 RL, 1 max. likelihood)")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("share of the best γ's gain lost, %")
     axes[0].set_ylim(0, 25)

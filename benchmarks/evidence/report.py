@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.evidence.arms import ARMS, BASELINES, GAMMAS, RECENT, TRAINERS
+from benchmarks.evidence.environments import ENVIRONMENTS
 from benchmarks.evidence.regret import Half, Summary, best_gain, gain_at, gamma_regrets, halves, is_clear, summarize
 from benchmarks.evidence.rules import BASELINES as CHOSEN_FOR
 from benchmarks.evidence.rules import GRID, KAPPAS, PILOTS, RULES, SPREADS, TRUE, Rule
@@ -197,13 +198,21 @@ def _by_gamma(cases: Sequence[Case]) -> dict[str, Any]:
     at = [int(np.argmin(np.abs(GRID - gamma))) for gamma in GAMMAS]
     lost = np.array([case.regrets_on_grid()[at] for case in cases])
 
-    def of(value: Callable[[Case], str]) -> dict[str, list[float]]:
+    def of(value: Callable[[Case], str], kept: Callable[[Case], bool] = lambda _: True) -> dict[str, list[float]]:
         names = np.array([value(case) for case in cases])
-        return {str(name): lost[names == name].mean(axis=0).tolist() for name in dict.fromkeys(names.tolist())}
+        there = np.array([kept(case) for case in cases])
+        return {
+            name: lost[there & (names == name)].mean(axis=0).tolist() for name in dict.fromkeys(names[there].tolist())
+        }
+
+    def graded(case: Case) -> bool:
+        return ENVIRONMENTS[case.setting.environment].graded > 0
 
     return {
         "gamma": list(GAMMAS),
         "metric": of(lambda case: case.metric),
+        "metric, graded": of(lambda case: case.metric, graded),
+        "metric, not graded": of(lambda case: case.metric, lambda case: not graded(case)),
         "environment": of(lambda case: case.setting.environment),
     }
 
