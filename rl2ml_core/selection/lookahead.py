@@ -166,7 +166,8 @@ class Lookahead:
             points.append(point)
             if np.all(length >= goals):
                 break
-        return _terms(points)
+        # Beyond its horizons a path stands still: terms of any tables have one length.
+        return _terms(points + points[-1:] * (steps.size + 1 - len(points)))
 
 
 def _terms(points: list[Array]) -> Array:

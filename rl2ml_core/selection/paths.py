@@ -46,7 +46,9 @@ def places(population: Population, num_nodes: int = NUM_NODES) -> Array:
     """Logits of the nodes that stand for a population, [Q]: spread half by prompts, half by logits."""
     logits, cells = _cloud(population)
     order = np.argsort(logits)
-    logits, mass = np.clip(logits[order], _BOTTOM, _TOP), np.maximum(population.weights @ cells[:, order], 0)
+    # Points are cells of their own.
+    mass = population.weights if cells is None else np.maximum(population.weights @ cells, 0)
+    logits, mass = np.clip(logits[order], _BOTTOM, _TOP), mass[order]
     share = (np.cumsum(mass) - mass / 2) / mass.sum()
     low, high = np.interp([_TAIL, 1 - _TAIL], share, logits) + np.array([-_MARGIN, _MARGIN])
     within = (logits > low) & (logits < high)
@@ -57,8 +59,8 @@ def places(population: Population, num_nodes: int = NUM_NODES) -> Array:
     return np.asarray(np.interp(np.linspace(0, 1, num_nodes), (by_logits + by_prompts) / 2, x))
 
 
-def _cloud(population: Population) -> tuple[Array, Array]:
-    """Logits [L] and each cell's mass there, [C, L]: the points themselves, or nodes of a quadrature.
+def _cloud(population: Population) -> tuple[Array, Array | None]:
+    """Logits [L] and each cell's mass there, [C, L]: nodes of a quadrature; or the points, one a cell (None).
 
     The masses keep every cell's total and mean: what the quadrature, which is exact for p(1−p) times smooth functions,
     leaves to the ends of (0, 1) is put on the outermost nodes.
@@ -66,7 +68,7 @@ def _cloud(population: Population) -> tuple[Array, Array]:
     a, b = population.shape_success, population.shape_failure
     if population.prior is None:
         with np.errstate(divide="ignore"):
-            return np.log(a) - np.log(b), np.eye(a.size)
+            return np.log(a) - np.log(b), None
     total = a + b
     tilted = Population.trusted(population.successes + 1, population.failures + 1, population.weights, population.prior)
     num_nodes = quadrature_nodes(float(total.max()) + 2)
@@ -92,7 +94,7 @@ def masses(population: Population, places: Array) -> Array:
     rows = np.arange(logits.size)
     shares = np.zeros((logits.size, places.size))
     shares[rows, first], shares[rows, first + 1] = 1 - upper, upper
-    return np.asarray(cells @ shares)
+    return shares if cells is None else np.asarray(cells @ shares)
 
 
 @lru_cache(maxsize=1)

@@ -187,6 +187,12 @@ class Problem:
         )
         return max(1 - equal / float(people.weights.sum()), 0.0)
 
+    def searched(self, gamma: Array) -> Array:
+        """The criterion's terms of the valued tables at every γ, [terms, G]."""
+        if isinstance(self.criterion, Lookahead) and np.array_equal(gamma, self.criterion.gammas):
+            return self.criterion.searched
+        return np.concatenate([self.criterion.totals(*part) for part in self.tables(gamma)], axis=-1)
+
     def under(self, prior: BetaPrior) -> Criterion:
         """The criterion were the prior another."""
         people = self.population
@@ -335,7 +341,7 @@ def solve(problem: Problem, trainers: Mapping[str, AdvantageTable]) -> Solution:
     def evaluate(nodes: Array) -> Array:
         """The criterion at the nodes; on the way at the piece edges."""
         gammas = np.concatenate([nodes, edges])
-        terms = np.concatenate([problem.criterion.totals(*part) for part in problem.tables(gammas)], axis=-1)
+        terms = problem.searched(gammas)
         values = problem.values(terms)
         searched.update(gammas=gammas, terms=terms, values=values)
         return values[: nodes.size]

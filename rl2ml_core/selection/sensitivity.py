@@ -166,7 +166,8 @@ def other_criterion(problem: Problem, solution: Solution) -> list[Diagnostic]:
     else:
         estimator = problem.estimator
         other = RmsGain(problem.population, problem.metric, n)
-        label, kappa = "RMS gain", ScoreModel().kappa
+        # Eq. 4 has proxies of its own, and no κ.
+        label, kappa = "RMS gain", (ScoreModel() if isinstance(problem.criterion, Paper) else problem.scores).kappa
     values = other.combine(other.totals(*estimator.tables(solution.nodes)), kappa)
     best = float(peaks((values @ solution.to_grid)[None], solution.grid)[0][0])
     loss = 1 - solution.interpolant(best) / solution.value if solution.value > 0 else 0.0

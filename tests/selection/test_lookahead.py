@@ -231,3 +231,23 @@ def test_the_controller_takes_it():
     _, second = rl2ml.step_controller(state, PILOT)
     assert 0 < first.gamma < 2
     assert second.code in ("near_optimal", "moved", "limited")
+
+
+def test_many_known_pass_rates_take_little_memory():
+    rates = np.random.default_rng(0).beta(0.3, 1.5, size=50_000).clip(1e-6, 1 - 1e-6)
+    found = rl2ml.recommend(Population.from_pass_rates(rates), "pass@8", 4, criterion="lookahead")
+    assert found.status == "interior"
+    assert found.interval is None
+
+
+def test_tables_in_parts_give_the_same_answer(monkeypatch):
+    whole = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", bootstrap=0)
+    monkeypatch.setattr("rl2ml_core.selection.problem._VALUES_AT_ONCE", 16)  # two tables a part
+    parts = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", bootstrap=0)
+    assert parts.gamma == pytest.approx(whole.gamma, abs=1e-9)
+    measured = rl2ml.ScoreModel(0.2)
+    opinions = [
+        [row.code for row in rl2ml.recommend(PILOT, "pass@1", 8, score_model=measured, look_ahead=True).diagnostics]
+        for _ in range(2)
+    ]
+    assert opinions[0] == opinions[1]
