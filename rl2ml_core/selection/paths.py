@@ -7,12 +7,14 @@ length of the updates that a stretch of it takes. So one walk serves every κ.
 Shapes: C cells, D distributions of prompts, Q nodes, G tables, N rollouts, R values of ρ, L points of a grid of logits.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaln
 
 from rl2ml_core.checks import Array
 from rl2ml_core.objective.population import Population
@@ -38,7 +40,6 @@ _TAIL, _MARGIN = 1e-4, 0.01
 _LOWEST, _SPACING, _NUM_PIECES = -25.0, 0.125, 336
 _AROUND = np.arange(-2, 4)
 _TO_POWERS = np.linalg.inv(_AROUND[:, None] ** np.arange(6.0)).T  # values at −2..3 → coefficients of their polynomial
-_KEPT_VALUES = 1 << 20
 _TINY = 1e-300
 
 
@@ -104,17 +105,23 @@ def _grid() -> Population:
     return Population.trusted(1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(logits)), np.ones(logits.size), None)
 
 
-def _laws(degree: int) -> Iterator[Array]:
-    """Binomial laws at the grid's points, [points, degree+1], by runs of points."""
-    if _grid().weights.size * (degree + 1) <= _KEPT_VALUES:
-        yield _kept_law(degree)
-    else:
-        yield from (block.bernstein(degree).law for _, block in _grid().blocks(degree + 1))
+def _expected(columns: Array) -> Array:
+    """E[x_m] at the grid's points, m ~ Binomial(N−1, p), of columns x_m: [N, F] → [L, F]."""
+    return np.stack([law @ columns[where] for where, law in _laws(len(columns) - 1)])
 
 
-@lru_cache(maxsize=4)
-def _kept_law(degree: int) -> Array:
-    return np.concatenate([block.bernstein(degree).law for _, block in _grid().blocks(degree + 1)])
+@lru_cache(maxsize=8)
+def _laws(degree: int) -> list[tuple[slice, Array]]:
+    """The binomial law at every point where it is not negligible: within 12 standard deviations and 40 counts."""
+    found = []
+    for p, q in zip(_grid().successes.tolist(), _grid().failures.tolist(), strict=True):
+        reach = 12 * math.sqrt(degree * p * q) + 40
+        first, last = max(math.floor(degree * p - reach), 0), min(math.ceil(degree * p + reach), degree)
+        m = np.arange(first, last + 1.0)
+        logs = m * math.log(p) + (degree - m) * math.log(q) - gammaln(m + 1) - gammaln(degree - m + 1)
+        law = np.exp(logs - logs.max())
+        found.append((slice(first, last + 1), law / law.sum()))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +142,7 @@ class _Terrain:
         coupled[1:] = (s[1:] ** 2 - 2 * s[:-1] * t[1:] + t[:-1] ** 2) * (np.arange(1, n) / n)[:, None]
         columns = np.concatenate([s - t, s**2 / n, t**2 / n, coupled], axis=1)
         p, q = _grid().successes[:, None], _grid().failures[:, None]
-        sums = np.concatenate([law @ columns for law in _laws(n - 1)])
+        sums = _expected(columns)
         weight, of_success, of_failure, coupling = (sums[:, i * tables : (i + 1) * tables] for i in range(4))
         parts = [p * q * weight, p * of_success + q * of_failure, p * q**2 * coupling]
         of_tables = _pieces(np.concatenate(parts, axis=1)).reshape(3, tables, _NUM_PIECES, _AROUND.size)
