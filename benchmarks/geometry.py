@@ -11,15 +11,12 @@ needs torch (pip install 'rl2ml[training,plot]': the example's policy comes with
 
 import argparse
 import contextlib
-import ctypes
 import math
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +35,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import rl2ml_core as rl2ml
+from benchmarks.measure import Ratio, compare, fix_malloc, peak_memory
 from rl2ml_core.training import MeasuredGeometry, ScoreSketches, measure_geometry
 
 WIDTHS = {"102,000 parameters": (64, 2), "804,000 parameters": (128, 4)}  # width and layers of the two models
@@ -106,26 +104,6 @@ WAYS = {
 }
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def ratios(first: Callable[[], object], second: Callable[[], object], pairs: int) -> tuple[float, float, float]:
-    """Median of second/first within pairs, and its quartiles."""
-    first(), second()
-    found = []
-    for i in range(pairs):
-        if i % 2:
-            a, b = seconds(first), seconds(second)
-        else:
-            b, a = seconds(second), seconds(first)
-        found.append(b / a)
-    found.sort()
-    return statistics.median(found), found[len(found) // 4], found[3 * len(found) // 4]
-
-
 def memory_of(size: str, way: str) -> int:
     """Peak kB of one call beyond what was there before, measured in another process."""
     command = [sys.executable, __file__, "--memory", size, way]
@@ -133,21 +111,16 @@ def memory_of(size: str, way: str) -> int:
 
 
 def print_memory(size: str, way: str) -> None:
-    libc = ctypes.CDLL(None)
-    if not (libc.mallopt(-3, 1 << 16) and libc.mallopt(-1, 1 << 16)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD (malloc.h)
-        raise OSError("mallopt refused the thresholds")
+    fix_malloc(1 << 16, 1 << 16)
     run = getattr(Batch(size, DIM), way)
     for _ in range(2):
         run()
+    print(peak_memory(run))
 
-    def resident(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(field)).split()[1])
 
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = resident("VmRSS")
-    run()
-    print(resident("VmHWM") - before)
+def in_words(ratio: Ratio) -> str:
+    low, high = ratio.quartiles
+    return f"{ratio.median:7.2f} × time  [{low:.2f}, {high:.2f}]"
 
 
 def print_costs(quick: bool) -> None:
@@ -157,14 +130,14 @@ def print_costs(quick: bool) -> None:
         expected = batch.loop()
         for found in (batch.ours(), batch.func()):
             assert (found - expected).norm() < 1e-4 * expected.norm()
-        again, *quartiles = ratios(batch.ours, batch.ours, 3 if quick else 8)
+        again = compare(batch.ours, batch.ours, 3 if quick else 8)
         print(f"\n{size} ({sum(p.numel() for p in batch.parameters.values()):,})")
-        print(f"  {'A/A: ours':<30}{again:7.2f} × time  [{quartiles[0]:.2f}, {quartiles[1]:.2f}]")
+        print(f"  {'A/A: ours':<30}{in_words(again)}")
         own = memory_of(size, "ours")
         for name, way in WAYS.items():
-            median, low, high = ratios(batch.ours, getattr(batch, way), 2 if quick else 8)
+            ratio = compare(batch.ours, getattr(batch, way), 2 if quick else 8)
             memory = memory_of(size, way) / own
-            print(f"  {name:<30}{median:7.2f} × time  [{low:.2f}, {high:.2f}] {memory:7.2f} × memory")
+            print(f"  {name:<30}{in_words(ratio)} {memory:7.2f} × memory")
 
 
 # ---- κ over training ----

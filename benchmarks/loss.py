@@ -14,16 +14,12 @@ repeat_interleave and a check of zero deviations; and a loop over rows and group
 """
 
 import argparse
-import ctypes
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -37,58 +33,15 @@ import numpy as np
 import torch
 
 import rl2ml_core as rl2ml
+from benchmarks.measure import Ratio, compare, fix_malloc, peak_memory
 from rl2ml_core.training import RL2MLLoss, group_advantages
 
 RESPONSES = TOKENS = 1024
 GROUPS, ROLLOUTS = 1024, 16
 PAIRS = 400
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
-def fix_malloc(mmap_threshold: int, trim_threshold: int) -> None:
-    """Above the first, blocks are mapped and returned when freed; the heap keeps as much as the second."""
-    libc = ctypes.CDLL(None)
-    if not (libc.mallopt(_M_MMAP_THRESHOLD, mmap_threshold) and libc.mallopt(_M_TRIM_THRESHOLD, trim_threshold)):
-        raise OSError("mallopt refused the thresholds")
-
 
 # ---- timing ----
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Seconds of the first and the second function, and the median of second/first within pairs with its quartiles."""
-
-    first: float
-    second: float
-    median: float
-    quartiles: tuple[float, float]
-
-    def __str__(self) -> str:
-        low, high = self.quartiles
-        return f"{self.median:8.3f}  [{low:.3f}, {high:.3f}]"
-
-
-def compare(first: Callable[[], object], second: Callable[[], object], pairs: int) -> Ratio:
-    def seconds(function: Callable[[], object]) -> float:
-        start = time.perf_counter()
-        function()
-        return time.perf_counter() - start
-
-    for _ in range(max(3, pairs // 20)):
-        first(), second()
-    a, b = [], []
-    for i in range(pairs):
-        if i % 2:
-            a.append(seconds(first))
-            b.append(seconds(second))
-        else:
-            b.append(seconds(second))
-            a.append(seconds(first))
-    ratios = sorted(y / x for x, y in zip(a, b, strict=True))
-    quartiles = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
-    return Ratio(statistics.median(a), statistics.median(b), statistics.median(ratios), quartiles)
 
 
 def spoken(seconds: float) -> str:
@@ -96,7 +49,13 @@ def spoken(seconds: float) -> str:
 
 
 def show(name: str, ratio: Ratio, first: str) -> None:
-    print(f"  {name:<44}{spoken(ratio.second):>9}  {first} {spoken(ratio.first):>8}  ratio {ratio}")
+    low, high = ratio.quartiles
+    spread = f"{ratio.median:8.3f}  [{low:.3f}, {high:.3f}]"
+    print(f"  {name:<44}{spoken(ratio.second):>9}  {first} {spoken(ratio.first):>8}  ratio {spread}")
+
+
+def timed(first: Callable[[], object], second: Callable[[], object], pairs: int) -> Ratio:
+    return compare(first, second, pairs, warm_up=max(3, pairs // 20))
 
 
 # ---- the loss ----
@@ -136,10 +95,10 @@ def time_losses(pairs: int) -> dict[tuple[str, str], float]:
     for mask, dtype in MASKS.items():
         batch = make_batch(dtype)  # one for all: where tensors lie in memory matters too
         hand = there_and_back(by_hand, batch)
-        again = compare(hand, there_and_back(by_hand, batch), pairs)
+        again = timed(hand, there_and_back(by_hand, batch), pairs)
         show(f"A/A: by hand, {mask}", again, "by hand")
         for name in ("ours", "ours, check=False"):
-            ratio = compare(hand, there_and_back(LOSSES[name], batch), pairs)
+            ratio = timed(hand, there_and_back(LOSSES[name], batch), pairs)
             found[mask, name] = ratio.median
             show(f"{name}, {mask}", ratio, "by hand")
     return found
@@ -160,15 +119,7 @@ def print_memory(loss: str, mask: str) -> None:
     for _ in range(3):
         run()
     batch[0].grad = None
-
-    def resident(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(field)).split()[1])
-
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = resident("VmRSS")
-    run()
-    print(resident("VmHWM") - before)
+    print(peak_memory(run))
 
 
 # ---- the advantages ----
@@ -226,13 +177,13 @@ def time_advantages(pairs: int) -> dict[str, float]:
     few = max(3, pairs // 40)
     show(
         "A/A: TRL's expression",
-        compare(lambda: trl_expression(rewards), lambda: trl_expression(rewards), pairs),
+        timed(lambda: trl_expression(rewards), lambda: trl_expression(rewards), pairs),
         "TRL ",
     )
-    of_trl = compare(lambda: trl_expression(rewards), dense, pairs)
+    of_trl = timed(lambda: trl_expression(rewards), dense, pairs)
     show("ours, dense", of_trl, "TRL ")
-    show("ours, integer ids in any order", compare(lambda: trl_expression(rewards), by_integers, pairs), "TRL ")
-    of_verl = compare(lambda: verl_function(token_rewards, mask, uids), ragged, few)
+    show("ours, integer ids in any order", timed(lambda: trl_expression(rewards), by_integers, pairs), "TRL ")
+    of_verl = timed(lambda: verl_function(token_rewards, mask, uids), ragged, few)
     show("ours, uids in any order", of_verl, "verl")
     # The peers are what they are taken for: GRPO's tables, but for rounding.
     for epsilon, rows, found in (

@@ -194,12 +194,12 @@ def _length_controlled(cases: Sequence[Case], rules: Mapping[str, Value]) -> dic
 
 
 def _by_gamma(cases: Sequence[Case]) -> dict[str, Any]:
-    """Mean regret of every constant γ of `GAMMAS`, by metric and by environment, with the default baseline."""
+    """Mean regret of every constant γ of `GAMMAS` by metric, with the default baseline."""
     at = [int(np.argmin(np.abs(GRID - gamma))) for gamma in GAMMAS]
     lost = np.array([case.regrets_on_grid()[at] for case in cases])
 
-    def of(value: Callable[[Case], str], kept: Callable[[Case], bool] = lambda _: True) -> dict[str, list[float]]:
-        names = np.array([value(case) for case in cases])
+    def by_metric(kept: Callable[[Case], bool] = lambda _: True) -> dict[str, list[float]]:
+        names = np.array([case.metric for case in cases])
         there = np.array([kept(case) for case in cases])
         return {
             name: lost[there & (names == name)].mean(axis=0).tolist() for name in dict.fromkeys(names[there].tolist())
@@ -210,10 +210,9 @@ def _by_gamma(cases: Sequence[Case]) -> dict[str, Any]:
 
     return {
         "gamma": list(GAMMAS),
-        "metric": of(lambda case: case.metric),
-        "metric, graded": of(lambda case: case.metric, graded),
-        "metric, not graded": of(lambda case: case.metric, lambda case: not graded(case)),
-        "environment": of(lambda case: case.setting.environment),
+        "metric": by_metric(),
+        "metric, graded": by_metric(graded),
+        "metric, not graded": by_metric(lambda case: not graded(case)),
     }
 
 

@@ -78,20 +78,24 @@ class Lookahead:
     def curve(self, gammas: Array) -> Array:
         """The criterion of the estimator at γ within the range, [G]."""
         grid, to_grid = grid_and_matrix(*self._range, DEGREE)
-        values = self.combine(self.searched[:, : len(to_grid)], 1.0) @ to_grid
+        values = self.combine(self._at_nodes, 1.0) @ to_grid
         return np.asarray(np.interp(gammas, grid, values))
 
     def shares(self, kappas: Array) -> Array:
         """Shares of the best γ's gain at the interpolation nodes under each κ [K]: [K, R, H, Q]."""
-        count = len(grid_and_matrix(*self._range, DEGREE)[1])
-        found = self._shares(self.searched[:, None, :count], kappas[:, None])
-        return np.asarray(np.moveaxis(found, 2, 0))
+        return np.asarray(np.moveaxis(self._shares(self._at_nodes[:, None], kappas[:, None]), 2, 0))
 
     @cached_property
     def searched(self) -> Array:
-        """The same of the estimator's tables at `gammas`."""
+        """Points of the paths of the estimator's tables at `gammas`: [terms, G]."""
         success, failure = self._estimator.tables(self.gammas)
         return self._paths(self._mass, success, failure, self._steps, self._reached)[:, 0]
+
+    @property
+    def _at_nodes(self) -> Array:
+        """The same at the interpolation nodes alone, [terms, Q]."""
+        _, to_grid = grid_and_matrix(*self._range, DEGREE)
+        return self.searched[:, : len(to_grid)]
 
     def weighted(self, parts: Sequence[Tables]) -> Weighted:
         """Points for any weights of the cells, in half as many steps; horizons stay those of the population."""
@@ -110,7 +114,7 @@ class Lookahead:
         """Gains as shares of the best in the range: [R, H, ..., G]."""
         _, to_grid = grid_and_matrix(*self._range, DEGREE)
         horizons = self._horizons(kappa)
-        at_nodes = _gains(_beside(self.searched[:, : len(to_grid)], kappa), kappa, horizons)
+        at_nodes = _gains(_beside(self._at_nodes, kappa), kappa, horizons)
         best = (at_nodes @ to_grid).max(axis=-1, keepdims=True)
         return np.asarray(_gains(terms, kappa, horizons) / np.where(best > 0, best, np.inf))
 

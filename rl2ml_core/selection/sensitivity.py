@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _KAPPAS = (0.01, 0.03, 0.1, 0.3, 1.0)
-#: A share of the gain over a training run that is worth a second look: a third of what γ = 0 loses on average.
+#: A share of a training run's gain that is worth a second look: rules lose 1 to 3 % on average (docs/evidence.md).
 _WORTH_SAYING = 0.02
 #: A share of the criterion that is worth measuring κ for.
 _WORTH_MEASURING = 0.02

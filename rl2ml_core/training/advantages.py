@@ -4,12 +4,9 @@ A group's advantages depend on its size and its number of successes alone: those
 handed to the rows. Counts are taken once per call, whatever the number of groups.
 """
 
-import itertools
-import math
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +18,7 @@ from rl2ml_core.checks import finite_number
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS
 from rl2ml_core.pilot.histogram import PilotHistogram
+from rl2ml_core.training.ids import number_keys, read_keys
 from rl2ml_core.training.lookup import Lookup, Tables, lookup, require_tables
 
 __all__ = ["GroupAdvantages", "group_advantages"]
@@ -379,44 +377,14 @@ def _grouping(correct: Tensor, group_ids: "Numbers | Sequence[Hashable] | None",
         return _Grouping(None, shape[0], None)
     if len(shape) != 1:
         raise InvalidInput(f"rewards must be [rows] where group_ids are given; got shape {shape}", field="rewards")
-    keys = _keys(group_ids)
+    keys = read_keys(group_ids)
     if len(keys) != shape[0]:
         raise InvalidInput(f"group_ids must be one per reward, {shape[0]}; got {len(keys)}", field="group_ids")
     if isinstance(keys, Tensor):
         ids, groups = torch.unique(keys.to(correct.device), return_inverse=True)
         return _Grouping(groups, len(ids), ids)
-    place: defaultdict[Hashable, int] = defaultdict(itertools.count().__next__)  # numbered as they turn up
-    try:
-        groups = np.fromiter(map(place.__getitem__, keys), np.int64, len(keys))
-    except TypeError as error:
-        raise InvalidInput(f"group_ids must be integers or hashable; got {error}", field="group_ids") from None
-    if any(isinstance(key, Tensor) for key in place):  # hashed by identity: every row would be a group of its own
-        raise InvalidInput("group_ids must be one tensor or plain values; got a list of tensors", field="group_ids")
-    if any(isinstance(key, float) and math.isnan(key) for key in place):  # NaN is not even itself
-        raise InvalidInput("group_ids must be integers or hashable; got nan", field="group_ids")
-    return _Grouping(torch.from_numpy(groups).to(correct.device), len(place), list(place))
-
-
-def _keys(group_ids: "Numbers | Sequence[Hashable]") -> Tensor | list[Hashable]:
-    """Integers of an array as a tensor, anything else as a list."""
-    keys = group_ids
-    if isinstance(keys, str | bytes):  # its characters would be ids
-        raise InvalidInput("group_ids must be one per reward; got a text", field="group_ids")
-    if isinstance(keys, np.ndarray) and keys.dtype.kind in "iuf":
-        keys = torch.from_numpy(keys if keys.dtype.kind == "f" else keys.astype(np.int64))
-    if not isinstance(keys, Tensor):
-        try:
-            return keys.tolist() if isinstance(keys, np.ndarray) else list(cast("Sequence[Hashable]", keys))
-        except TypeError:
-            raise InvalidInput(
-                f"group_ids must be one per reward; got {type(keys).__name__}", field="group_ids"
-            ) from None
-    if keys.ndim != 1 or keys.is_floating_point() or keys.is_complex():
-        raise InvalidInput(
-            f"group_ids must be a vector of integers or of hashables; got {keys.dtype} of shape {list(keys.shape)}",
-            field="group_ids",
-        )
-    return keys.detach()
+    places, names = number_keys(keys)
+    return _Grouping(torch.from_numpy(places).to(correct.device), len(names), names)
 
 
 def _merge(

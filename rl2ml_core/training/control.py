@@ -55,18 +55,18 @@ class RunController:
     def __init__(self, settings: ControllerSettings, pilot: PilotHistogram | None = None) -> None:
         if not isinstance(settings, ControllerSettings):
             raise InvalidInput(f"settings must be ControllerSettings; got {type(settings).__name__}", field="settings")
-        self._state, self._decision = start(settings, pilot)
+        self._state, _ = start(settings, pilot)
         self._window: PilotHistogram | None = None
 
     @property
     def objective(self) -> Objective:
         """The objective of the window that is open."""
-        return self._decision.objective
+        return self.decision.objective
 
     @property
     def decision(self) -> Decision:
         """The last decision, with its reason."""
-        return self._decision
+        return self._state.decision
 
     def count(self, groups: GroupAdvantages) -> None:
         """Take in the groups of a batch. They must be all that were drawn, before any filter."""
@@ -77,9 +77,9 @@ class RunController:
 
     def decide(self) -> Decision:
         """Close the window and choose the objective of the next one."""
-        self._state, self._decision = step(self._state, self._window)
+        self._state, decision = step(self._state, self._window)
         self._window = None
-        return self._decision
+        return decision
 
     def state_dict(self) -> dict[str, Any]:
         """The state between two windows and the window that is open, as plain JSON."""
@@ -96,4 +96,4 @@ class RunController:
             raise InvalidInput(f"state must be what `state_dict` gave; got {state!r:.60}", field="state")
         restored = ControllerState.from_dict(state["state"])
         self._window = None if state["window"] is None else PilotHistogram.from_cells(state["window"])
-        self._state, self._decision = restored, restored.decision
+        self._state = restored

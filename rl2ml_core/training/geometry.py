@@ -8,6 +8,7 @@ Everything is a sum over prompts of products of *distinct* rollouts, so its mean
 may therefore be negative, and are reported as they are.
 """
 
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
@@ -22,6 +23,7 @@ from torch import Tensor
 from rl2ml_core.checks import Array, finite_number
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.population import LEAST_KAPPA, ScoreModel
+from rl2ml_core.training.ids import number_keys
 
 __all__ = ["Estimate", "MeasuredGeometry", "PromptGeometry", "measure_geometry"]
 
@@ -255,9 +257,7 @@ def _read(
             row = int(np.argmax(wrong))
             got = "others" if values is None else f"{values[row]:g}"
             raise InvalidInput(f"{name}; got {got} in row {row}", field=name.split()[0], index=row)
-    numbers: dict[Hashable, int] = {}
-    places = [numbers.setdefault(key, len(numbers)) for key, there in zip(keys, known.tolist(), strict=True) if there]
-    return x[known], r[known] == 1, np.array(places, np.int64), list(numbers)
+    return x[known], r[known] == 1, *number_keys(list(itertools.compress(keys, known)))
 
 
 def _numbers(values: Any, field: str) -> Array:

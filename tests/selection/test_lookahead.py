@@ -1,6 +1,7 @@
 """The lookahead against a slow, literal walk: §5's differential equation in small Euler steps, prompt by prompt."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ def literal_path(pass_rates, weights, table, metric, kappa, rho, longest, steps=
 
     dl_x = η κ (ρ⟨g⟩ + (1−ρ) g_x/P), and an RMS length of η √E‖u‖² by §6.
     """
-    n = table.num_rollouts
     logits = np.log(pass_rates / (1 - pass_rates))
     length, found = 0.0, []
     model = rl2ml.ScoreModel(kappa)
@@ -39,7 +39,6 @@ def literal_path(pass_rates, weights, table, metric, kappa, rho, longest, steps=
         eta = longest / steps / update
         logits = logits + eta * move
         length += eta * update
-    assert n
     return np.array(found).T
 
 
@@ -108,13 +107,14 @@ def test_nodes_keep_prompts_and_their_mean(cells):
     assert_allclose(mass @ p, people.pass_rates, atol=2e-4)
 
 
-def test_more_nodes_and_steps_change_little():
+def test_more_nodes_and_steps_change_little(monkeypatch):
     pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 60), (8, 1, 15), (8, 3, 12), (8, 6, 9), (8, 8, 4)])
     people, metric = pilot.population(), rl2ml.parse_metric("pass@8")
     estimator = Estimator.named("bayes", 8, people)
     fine = np.repeat(paths.STEPS, 4) / 4
     grid = np.linspace(0, 2, 201)
     usual = Lookahead(people, metric, estimator, None, 0.0, 2.0).curve(grid)
+    monkeypatch.setattr("rl2ml_core.selection.lookahead.places", partial(paths.places, num_nodes=250))
     finer = Lookahead(people, metric, estimator, None, 0.0, 2.0, steps=fine).curve(grid)
     assert abs(grid[usual.argmax()] - grid[finer.argmax()]) <= 0.03
     assert_allclose(usual, finer, atol=2e-3)
@@ -241,13 +241,12 @@ def test_many_known_pass_rates_take_little_memory():
 
 
 def test_tables_in_parts_give_the_same_answer(monkeypatch):
-    whole = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", bootstrap=0)
+    def ask():
+        opinion = rl2ml.recommend(PILOT, "pass@1", 8, score_model=rl2ml.ScoreModel(0.2), look_ahead=True)
+        return rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", bootstrap=0), opinion.diagnostics
+
+    (whole, said) = ask()
     monkeypatch.setattr("rl2ml_core.selection.problem._VALUES_AT_ONCE", 16)  # two tables a part
-    parts = rl2ml.recommend(PILOT, "pass@8", 8, criterion="lookahead", bootstrap=0)
+    (parts, again) = ask()
     assert parts.gamma == pytest.approx(whole.gamma, abs=1e-9)
-    measured = rl2ml.ScoreModel(0.2)
-    opinions = [
-        [row.code for row in rl2ml.recommend(PILOT, "pass@1", 8, score_model=measured, look_ahead=True).diagnostics]
-        for _ in range(2)
-    ]
-    assert opinions[0] == opinions[1]
+    assert [row.code for row in again] == [row.code for row in said]
