@@ -1,6 +1,5 @@
 """What `rl2ml` can be asked. Commands translate arguments and errors; they compute nothing."""
 
-import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,11 +104,11 @@ def recommend(
             "level": level,
             "sampled": o.conditions_of(sampled),
             "training": o.conditions_of(training),
+            "look_ahead": True,
         }
         with progress("Choosing γ …"):
             grouped = rl2ml.recommend_groups(groups, metric, rollouts_per_prompt, **options) if groups else None
-            ask = functools.partial(rl2ml.recommend, counts, metric, rollouts_per_prompt, **options)
-            answer = grouped.joint if grouped else ask(look_ahead=True)
+            answer = grouped.joint if grouped else rl2ml.recommend(counts, metric, rollouts_per_prompt, **options)
         if answer.objective is not None and output is not None:
             answer.objective.save(output)
     if format is o.Format.JSON:

@@ -31,7 +31,7 @@ COSINES = (0.0, 0.1)
 STEPS: Array = np.minimum(0.02 * 1.12 ** np.arange(64), 0.4)
 STEPS.setflags(write=False)
 
-#: Nodes that stand for all prompts: γ is within .03 of that with 300 (`tests/selection/test_lookahead.py`).
+#: Nodes that stand for all prompts: γ is mostly within .05 of that with 250 (docs/decisions.md).
 NUM_NODES = 48
 _BOTTOM, _TOP = -24.0, 16.0
 _STRETCH = 8.0
