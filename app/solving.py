@@ -30,6 +30,7 @@ from app.values import (
 )
 from rl2ml_core.objective.quadrature import quadrature_nodes
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
+from rl2ml_core.selection.recommend import MOST_WALKS
 
 __all__ = ["Question", "answer"]
 
@@ -37,6 +38,7 @@ _POINTERS = {
     "gamma_min": "#/search/gamma_min",
     "gamma_max": "#/search/gamma_max",
     "variance_penalty": "#/search/variance_penalty",
+    "judged_on": "#/search/judged_on",
     "current": "#/current",
     "sampled/policy": "#/sampled/policy",
     "training/policy": "#/training/policy",
@@ -46,6 +48,8 @@ _POINTERS = {
 _OF_A_GROUP = ("summary", "gamma", "status", "interval", "near_optimal", "objective")
 #: A number of an answer takes as much memory as so many of a solve: it is a Python object, then text.
 _ANSWERED = 8
+#: Numbers that a step of the lookahead takes for every draw and γ: 2 ways of 48 nodes, 5 polynomials of 6 coefficients.
+_WALKED = 2 * 48 * 5 * 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,7 @@ class Question:
                     "level": request.uncertainty.level,
                     "sampled": conditions_of(request.sampled, "sampled"),
                     "training": conditions_of(request.training, "training"),
+                    **_looking_ahead(request),
                 },
             )
         question._check_work(settings)
@@ -120,7 +125,8 @@ class Question:
     @property
     def milliseconds(self) -> float:
         """Predicted time of all solves (benchmarks/http.py prints it beside the measured one)."""
-        return sum(map(self._milliseconds, self._solves))
+        opinion = self._search_ahead(size_of(self.pilot)) if "look_ahead" in self.options else 0.0
+        return opinion + sum(map(self._walking if self._is_lookahead else self._milliseconds, self._solves))
 
     def _milliseconds(self, cells: int) -> float:
         """Of one solve: fitted to hundreds of questions of all kinds and sizes, and mostly within a factor of 1.5."""
@@ -145,6 +151,42 @@ class Question:
         bases = 1 if self.quadrature_nodes * n <= 1 << 20 else integrated * math.ceil(cells * n / (1 << 18))
         return found + self.quadrature_nodes * (integrated * cells * (1.5e-5 + 4e-8 * n) + 2.5e-5 * bases * n)
 
+    def _walking(self, cells: int) -> float:
+        """Of one solve by the lookahead: under each prior, and for every draw. E37."""
+        draws = 0.25 * self._walks * self._tables_ahead
+        others = self._priors_checked * (self._search_ahead(cells) + self._walk(self._tables_ahead))
+        return 1 + self._search_ahead(cells) + self._walk(4) + others + draws
+
+    def _search_ahead(self, cells: int) -> float:
+        """Of the lookahead's curve over γ: a population's nodes, the path of γ = 1, and those of all γ."""
+        return 3e-5 * cells * self._nodes_ahead + self._walk(1) + self._walk(self._tables_ahead - 4)
+
+    def _walk(self, tables: float) -> float:
+        return 2.4 + tables * (0.33 + 5e-5 * self.num_rollouts)
+
+    @property
+    def _tables_ahead(self) -> float:
+        """γ at nodes of degree 10 on pieces of width 1 and at their edges, and four tables to compare with."""
+        width: float = self.options["gamma_max"] - self.options["gamma_min"]
+        return 12 * max(1, math.ceil(width)) + 5
+
+    @cached_property
+    def _nodes_ahead(self) -> int:
+        """Points at which a cell's law is laid out before a population's nodes are chosen; 0 for points."""
+        narrowest = narrowest_law(self.pilot, self._prior_of_laws)
+        return 0 if narrowest is None else quadrature_nodes(narrowest + 2)
+
+    @property
+    def _walks(self) -> int:
+        """Draws that are walked."""
+        return 0 if isinstance(self.pilot, rl2ml.Population) else min(self.options["bootstrap"], MOST_WALKS)
+
+    @property
+    def _prior_of_laws(self) -> rl2ml.BetaPrior | str:
+        """Whatever the prior, the answer is checked against others, the one that fits among them."""
+        prior: rl2ml.BetaPrior | str = self.options["prior"]
+        return "empirical_bayes" if prior == "plug_in" else prior
+
     @property
     def cell_values(self) -> float:
         """Numbers held at once for every cell apart: three terms at each γ, under every prior that is drawn."""
@@ -162,19 +204,21 @@ class Question:
         logarithms = sum(isinstance(part, rl2ml.LogSuccess) for part in self._parts)
         if not logarithms:
             return 0
-        # Whatever the prior, the answer is checked against others, the one that fits among them.
-        prior = self.options["prior"]
-        narrowest = narrowest_law(self.pilot, "empirical_bayes" if prior == "plug_in" else prior)
+        narrowest = narrowest_law(self.pilot, self._prior_of_laws)
         return 0 if narrowest is None else logarithms * quadrature_nodes(narrowest + self.num_rollouts)
 
     @property
     def _priors(self) -> int:
         """Priors that the criterion is evaluated under: the asked one, those it is checked against, and fits nearby."""
+        fits_nearby = 4 if self.options["prior"] == "empirical_bayes" and self.options["bootstrap"] else 0
+        return 1 + self._priors_checked + (0 if isinstance(self.pilot, rl2ml.Population) else fits_nearby)
+
+    @property
+    def _priors_checked(self) -> int:
+        """Other priors that the answer is checked against."""
         if isinstance(self.pilot, rl2ml.Population):
-            return 1
-        if self.options["prior"] == "plug_in":
-            return 3
-        return 8 if self.options["prior"] == "empirical_bayes" and self.options["bootstrap"] else 4
+            return 0
+        return 2 if self.options["prior"] == "plug_in" else 3
 
     @property
     def _priors_held(self) -> int:
@@ -199,6 +243,10 @@ class Question:
     def _is_paper(self) -> bool:
         return bool(self.options["criterion"] == "paper")
 
+    @property
+    def _is_lookahead(self) -> bool:
+        return bool(self.options["criterion"] == "lookahead")
+
     def _check_work(self, settings: Settings) -> None:
         """Limits on what the solves would allocate and take."""
         cells, most = sum(self._solves), settings.max_work
@@ -207,6 +255,13 @@ class Question:
         limit(cells * self.quadrature_nodes, most, "#/metric", "cells × quadrature nodes")
         limit(self.cell_values, most, "#/search/gamma_max", "3 × cells × values of γ (30 per unit) × priors drawn")
         limit(cells * self.options["bootstrap"], settings.max_draw_cells, "#/uncertainty/bootstrap", "draws × cells")
+        if self._is_lookahead or "look_ahead" in self.options:
+            limit(size_of(self.pilot) * self._nodes_ahead, most, "#/pilot", "cells × points of their laws")
+            paths = 4 * self.num_rollouts * self._tables_ahead
+            limit(paths, most, "#/search/gamma_max", "4 × rollouts per prompt × values of γ (12 per unit, and 5)")
+        if self._is_lookahead:
+            values = _WALKED * max(self._walks, 1) * self._tables_ahead
+            limit(values, most, "#/search/gamma_max", f"{_WALKED:,} × draws × values of γ (12 per unit, and 5)")
         if self.groups:
             numbers = 3 * self.num_rollouts * (1 + len(self.groups))
             limit(_ANSWERED * numbers, most, "#/pilot/groups", "24 × (1 + groups) × rollouts per prompt")
@@ -250,6 +305,13 @@ def _score_model(request: RecommendationRequest) -> rl2ml.ScoreModel | None:
     # Spelled out or left out, the default is one question; but Eq. 4 has proxies of its own to default to.
     is_default = model is not None and model.is_default and request.search.criterion != "paper"
     return None if is_default else model
+
+
+def _looking_ahead(request: RecommendationRequest) -> dict[str, Any]:
+    """What is asked of training curves, where it makes a difference: spelled out or left out, a default is one id."""
+    search = request.search
+    judged_on = {} if search.judged_on == "either" else {"judged_on": search.judged_on}
+    return judged_on | ({"look_ahead": True} if search.look_ahead and search.criterion != "lookahead" else {})
 
 
 def _variance_penalty(request: RecommendationRequest) -> float | None:

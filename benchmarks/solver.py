@@ -5,7 +5,8 @@ the matrices are small. Every time is the best of several; a method that would t
 and scaled, as its row says. Ratios are to ours from the same input: the counts, or for the grid the histogram.
 
 The ways:
-- ours: the certified maximum of the RMS gain on the pilot's histogram.
+- ours: the certified maximum of the RMS gain on the pilot's histogram; look_ahead adds a second opinion, lookahead is
+  that criterion itself with its checks under three other priors.
 - App. B.3: the listing of arXiv:2605.30154, prompt by prompt on U = A/√B at p̂ = (k+1)/(n+2), ℓ = p̂(1−p̂): the best of
   a grid, blended half-way to 0.8, then 8 unsafeguarded Newton steps on F = 2A'B − AB', clipped to the range. 41 points
   in the grid.
@@ -53,6 +54,9 @@ SOLVE = "ours: solve alone"
 FROM_COUNTS = "ours: counts to γ"
 NO_DRAWS = "ours: recommend(bootstrap=0)"
 DRAWS = "ours: recommend(), 200 draws"
+OPINION = "ours: look_ahead, no draws"
+AHEAD = "ours: lookahead, no draws"
+WALKS = "ours: lookahead, 40 draws"
 PAPER = "App. B.3, per prompt"
 GRID = f"grid of {GRID_POINTS:,}, histogram"
 
@@ -213,9 +217,11 @@ def forget() -> None:
     laws._kept_moments.cache_clear()
 
 
-def recommend_anew(pilot: rl2ml.PilotHistogram, num_rollouts: int, bootstrap: int) -> rl2ml.Recommendation:
+def recommend_anew(
+    pilot: rl2ml.PilotHistogram, num_rollouts: int, bootstrap: int, **options: object
+) -> rl2ml.Recommendation:
     forget()
-    return rl2ml.recommend(pilot, METRIC, num_rollouts, bootstrap=bootstrap)
+    return rl2ml.recommend(pilot, METRIC, num_rollouts, bootstrap=bootstrap, **options)
 
 
 def solve(pilot: rl2ml.PilotHistogram, num_rollouts: int) -> float:
@@ -264,6 +270,9 @@ def time_one(counts: np.ndarray, num_rollouts: int, quick: bool) -> dict[str, Ti
         FROM_COUNTS: ours(lambda: solve(rl2ml.PilotHistogram.from_counts(counts, PILOT_ROLLOUTS), n)),
         NO_DRAWS: ours(lambda: recommend_anew(pilot, n, 0)),
         DRAWS: ours(lambda: recommend_anew(pilot, n, 200)),
+        OPINION: ours(lambda: recommend_anew(pilot, n, 0, look_ahead=True)),
+        AHEAD: ours(lambda: recommend_anew(pilot, n, 0, criterion="lookahead")),
+        WALKS: ours(lambda: recommend_anew(pilot, n, 200, criterion="lookahead")),
         PAPER: on_fewer(lambda q: papers_procedure(UnitGain(q, METRIC, n)), p, n, repeats, seconds, most),
         "minimize_scalar, per prompt": on_fewer(
             lambda q: bounded(direct_rms_gain(q, METRIC, n, estimator)), p, n, repeats, seconds, most

@@ -38,8 +38,10 @@ class Search(Strict):
 
     gamma_min: Gamma = 0.0
     gamma_max: Gamma = 2.0
-    criterion: Literal["rms_gain", "paper"] = "rms_gain"
+    criterion: Literal["rms_gain", "paper", "lookahead"] = "rms_gain"
     variance_penalty: Annotated[float, Field(ge=0, le=1e6), unsigned] | None = None
+    judged_on: Literal["either", "training", "held_out"] = "either"
+    look_ahead: bool = False
 
 
 class Estimator(Strict):

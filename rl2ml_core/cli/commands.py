@@ -104,13 +104,11 @@ def recommend(
             "level": level,
             "sampled": o.conditions_of(sampled),
             "training": o.conditions_of(training),
+            "look_ahead": True,
         }
         with progress("Choosing γ …"):
             grouped = rl2ml.recommend_groups(groups, metric, rollouts_per_prompt, **options) if groups else None
-            if grouped is not None:
-                answer = grouped.joint
-            else:
-                answer = rl2ml.recommend(counts, metric, rollouts_per_prompt, look_ahead=True, **options)
+            answer = grouped.joint if grouped else rl2ml.recommend(counts, metric, rollouts_per_prompt, **options)
         if answer.objective is not None and output is not None:
             answer.objective.save(output)
     if format is o.Format.JSON:

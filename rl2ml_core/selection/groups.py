@@ -101,6 +101,7 @@ def recommend_groups(
     *,
     seed: int = 0,
     level: float = 0.9,
+    look_ahead: bool = False,
     **options: Any,
 ) -> GroupedRecommendation:
     """The joint answer for a pilot whose prompts come in groups, one answer per group, and whether they differ. E29.
@@ -108,6 +109,7 @@ def recommend_groups(
     Args:
         pilots: a pilot per group (data source), 1 to 256; see `read_pilot_groups`.
         metric, num_rollouts, seed, level, options: as `recommend`.
+        look_ahead: as `recommend`, for the joint answer.
 
     Raises:
         InvalidInput: no group or too many, or as `recommend`.
@@ -119,7 +121,8 @@ def recommend_groups(
     if not 1 <= len(pilots) <= MAX_GROUPS:
         raise InvalidInput(f"pilots must hold 1 to {MAX_GROUPS} groups; got {len(pilots)}", field="pilots")
     level = finite_number(level, "level", minimum=0.5, maximum=0.999)
-    joint = recommend(PilotHistogram.merged(pilots.values()), metric, num_rollouts, seed=seed, level=level, **options)
+    together = PilotHistogram.merged(pilots.values())
+    joint = recommend(together, metric, num_rollouts, seed=seed, level=level, look_ahead=look_ahead, **options)
     if len(pilots) == 1:
         (name, pilot), *_ = pilots.items()
         loss = None if joint.gamma is None else 0.0

@@ -14,7 +14,7 @@ from rl2ml_core.objective.population import BetaPrior, ScoreModel
 from rl2ml_core.pilot.diagnostics import Diagnostic
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
 from rl2ml_core.selection.lookahead import Lookahead
-from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY, Problem, Solution
+from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY, Problem, Solution, stack
 from rl2ml_core.selection.status import FLAT_LOSS
 from rl2ml_core.selection.uncertainty import STRENGTH_FACTOR, Interval, peaks, scaled
 
@@ -107,8 +107,11 @@ def prior_sensitivity(
     nodes = solution.node_values.size
     found = []
     for name, criterion in criteria.items():
-        terms = np.concatenate([criterion.totals(*part) for part in tables], axis=-1)
-        values = criterion.combine(terms, problem.scores.kappa)
+        if isinstance(criterion, Lookahead):  # it has walked the nodes to know what the best gain is
+            parts = [criterion.searched[:, :nodes], criterion.totals(*stack(*solution.fixed.values()))]
+        else:
+            parts = [criterion.totals(*part) for part in tables]
+        values = criterion.combine(np.concatenate(parts, axis=-1), problem.scores.kappa)
         best, height = peaks((values[:nodes] @ solution.to_grid)[None], solution.grid)
         shipped, _, at_one, *_ = values[nodes:].tolist()
         regret = max(1 - shipped / float(height[0]), 0.0) if height[0] > 0 else 0.0

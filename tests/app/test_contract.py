@@ -247,6 +247,47 @@ def test_options_reach_the_solve(client, conforms, question):
     assert paper["prior_sensitivity"]
 
 
+#: Hard prompts and some easy ones: judged by pass@1, what is best for the next step is not best for a run.
+APART = [(8, 0, 60), (8, 1, 20), (8, 2, 10), (8, 7, 5), (8, 8, 9)]
+
+
+def cells_of(cells: list[tuple[int, int, int]]) -> dict[str, Any]:
+    names = ("num_rollouts", "num_successes", "num_prompts")
+    return {"cells": [dict(zip(names, cell, strict=True)) for cell in cells]}
+
+
+def looking(pilot: dict[str, Any], **search: Any) -> dict[str, Any]:
+    scores = {"score_model": {"kappa": 1}, "uncertainty": {"bootstrap": 20}}
+    return {"pilot": pilot, "metric": "pass@1", "budget": {"num_rollouts": 16}, "search": search, **scores}
+
+
+@pytest.mark.parametrize(
+    "search",
+    [{"criterion": "lookahead"}, {"criterion": "lookahead", "judged_on": "training"}, {"look_ahead": True}],
+    ids=lambda search: " ".join(search),
+)
+def test_the_lookahead_is_the_librarys(client, conforms, search):
+    answer = conforms(client.ask(looking(cells_of(APART), **search)))
+    pilot = rl2ml.PilotHistogram.from_cells(APART)
+    expected = rl2ml.recommend(pilot, "pass@1", 16, score_model=rl2ml.ScoreModel(1), bootstrap=20, **search)
+    assert answer == {"id": answer["id"], **expected.to_dict(), "groups": None}
+    assert answer["interval"] is not None
+    disagrees = "lookahead_disagrees" in {found["code"] for found in answer["diagnostics"]}
+    assert disagrees is ("look_ahead" in search)
+
+
+def test_groups_are_looked_ahead_together(client, conforms):
+    pilot = {"groups": {"algebra": cells_of(APART[:3]), "geometry": cells_of(APART[1:])}}
+    plain, opinion, ahead = (
+        conforms(client.ask(looking(pilot, **search)))
+        for search in ({}, {"look_ahead": True}, {"criterion": "lookahead"})
+    )
+    assert [row for row in opinion["diagnostics"] if row["code"] != "lookahead_disagrees"] == plain["diagnostics"]
+    assert len(opinion["diagnostics"]) == len(plain["diagnostics"]) + 1
+    assert opinion["groups"] == plain["groups"]
+    assert ahead["groups"]["by_group"][0]["gamma"] != plain["groups"]["by_group"][0]["gamma"]
+
+
 @pytest.mark.parametrize("baseline", rl2ml.BASELINES)
 @pytest.mark.parametrize("estimator", [{}, {"order": 2}, {"filter_groups": True}, {"order": 3, "filter_groups": True}])
 def test_every_estimator_is_the_librarys(client, conforms, question, baseline, estimator):
@@ -410,8 +451,10 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
             optional={
                 "gamma_min": st.one_of(st.just(0.0), st.floats(0, 4)),
                 "gamma_max": st.one_of(st.just(2), st.floats(0, 20)),
-                "criterion": st.sampled_from(["rms_gain", "paper"]),
+                "criterion": st.sampled_from(["rms_gain", "paper", "lookahead"]),
                 "variance_penalty": st.one_of(st.none(), st.floats(0, 1e6)),
+                "judged_on": st.sampled_from(["either", "training", "held_out"]),
+                "look_ahead": st.booleans(),
             },
         ),
         "estimator": st.fixed_dictionaries(

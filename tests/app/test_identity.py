@@ -64,6 +64,7 @@ def test_exact_rates_are_another_question_than_counts(client, question):
         {"search": {}},
         {"search": {"gamma_min": 0, "gamma_max": 2, "criterion": "rms_gain", "variance_penalty": None}},
         {"search": {"gamma_min": -0.0, "gamma_max": 2.0}},
+        {"search": {"judged_on": "either", "look_ahead": False}},
         {"estimator": {}},
         {"estimator": {"baseline": "bayes"}},
         {"estimator": {"order": None}},
@@ -171,6 +172,9 @@ OTHER_QUESTIONS = [
     {"current": {"success": [None, 1, 1, 1, 0], "failure": [0, -1, -1, -2, None]}},
     {"search": {"gamma_min": 0.1}},
     {"search": {"gamma_max": 2.5}},
+    {"search": {"look_ahead": True}},
+    {"search": {"criterion": "lookahead"}},
+    {"search": {"criterion": "lookahead", "judged_on": "held_out"}},
     {"search": {"criterion": "paper"}},
     {"search": {"criterion": "paper"}, "score_model": {"kappa": 0.1}},
     {"search": {"criterion": "paper", "variance_penalty": 0.02}},
@@ -198,6 +202,11 @@ OTHER_QUESTIONS = [
 def test_other_questions_have_other_ids(client, question):
     identities = [client.id_of(question | change) for change in [{}, *OTHER_QUESTIONS]]
     assert len(set(identities)) == len(identities) == 1 + len(OTHER_QUESTIONS)
+
+
+def test_the_lookahead_is_no_second_opinion_on_itself(client, question):
+    asked = [question | {"search": {"criterion": "lookahead", "look_ahead": look}} for look in (False, True)]
+    assert client.id_of(asked[0]) == client.id_of(asked[1])
 
 
 def test_version_of_the_numbers_is_part_of_the_id(client_with, question, monkeypatch):

@@ -62,6 +62,21 @@ LIMITS = [
     ("max_work", 2_800, {"metric": "log:0.1+log:0.2"}, {"metric": "log:0.1+log:0.2+log:0.3"}, "#/metric"),
     # 3 terms × 3 cells × 30 values of γ for each of its units, under 5 priors where one is fitted
     ("max_work", 2_700, {"search": {"gamma_max": 2.0}}, {"search": {"gamma_max": 2.1}}, "#/search/gamma_max"),
+    # 4 × 8 rollouts × 29 γ of paths, or 2,880 numbers at each for every draw that is walked
+    (
+        "max_work",
+        2_700,
+        {},
+        {"search": {"look_ahead": True, "gamma_max": 8}, "budget": {"num_rollouts": 8}},
+        "#/search/gamma_max",
+    ),
+    (
+        "max_work",
+        2_880 * 29 * 3,
+        {"search": {"criterion": "lookahead"}, "uncertainty": {"bootstrap": 3}},
+        {"search": {"criterion": "lookahead"}, "uncertainty": {"bootstrap": 4}},
+        "#/search/gamma_max",
+    ),
     ("max_work", 1_620, {"prior": {"alpha": 1, "beta": 1}}, {}, "#/search/gamma_max"),
     (
         "max_work",

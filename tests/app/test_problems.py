@@ -257,7 +257,10 @@ WRONG_VALUES = [
     ("search.gamma_min", "-0.1", "#/search/gamma_min"),
     ("search.gamma_min", "2.1", "#/search/gamma_min"),  # above gamma_max
     ("search.gamma_max", "20.1", "#/search/gamma_max"),
-    ("search.criterion", '"lookahead"', "#/search/criterion"),
+    ("search.criterion", '"look_ahead"', "#/search/criterion"),
+    ("search.judged_on", '"training"', "#/search/judged_on"),  # belongs to another criterion
+    ("search.judged_on", '"test"', "#/search/judged_on"),
+    ("search.look_ahead", "1", "#/search/look_ahead"),
     ("search.variance_penalty", "0.1", "#/search/variance_penalty"),  # belongs to the other criterion
     ("estimator.baseline", '"mean"', "#/estimator/baseline"),
     ("estimator.baseline", "null", "#/estimator/baseline"),
@@ -328,6 +331,7 @@ def test_wrong_values_are_named_by_pointer(client, refused, place, raw, pointer)
     "place",
     ["pilot", "pilot.cells", "pilot.cells.0", "pilot.cells.0.num_rollouts", "pilot.num_successes", "pilot.pass_rates",
      "metric", "metric.name", "metric.k", "budget", "budget.num_rollouts", "current", "search", "search.criterion",
+     "search.judged_on", "search.look_ahead",
      "pilot.groups", "estimator.baseline", "estimator.order", "estimator.filter_groups", "score_model", "prior",
      "prior.name", "uncertainty.seed", "sampled", "sampled.temperature", "sampled.step", "training.temperature",
      MARKER],
@@ -388,7 +392,7 @@ def test_wrong_names_say_which_are_right(client, refused):
     assert "grpo" in detail({"current": "ppo"})
     assert "leave_one_out" in detail({"estimator": {"baseline": "mean"}})
     assert "plug_in" in detail({"prior": {"name": "jeffreys"}})
-    assert "'rms_gain' or 'paper'" in detail({"search": {"criterion": "gain"}})
+    assert "'rms_gain', 'paper' or 'lookahead'" in detail({"search": {"criterion": "gain"}})
 
 
 def test_last_of_equal_names_counts(client, question):

@@ -37,9 +37,28 @@ def groups(number: int) -> dict[str, Any]:
         [{"pilot": {"pass_rates": [0.1, 0.2]}}, *({"prior": prior} for prior in PRIORS)],
         [{"pilot": groups(number)} for number in (1, 2, 3, 20, 256)],
         [{"n": 1024}, {"n": 1024, "search": {"criterion": "paper"}}],
+        [{}, *({"search": search} for search in ({"look_ahead": True}, {"criterion": "lookahead"}))],
+        [{"search": {"criterion": "lookahead"}, "uncertainty": {"bootstrap": b}} for b in (0, 20, 40)],
+        [{"search": {"criterion": "lookahead", "gamma_max": g}} for g in (2, 3, 9)],
+        [{"search": {"look_ahead": True, "gamma_max": g}, "n": n} for g, n in ((2, 8), (4, 8), (4, 8_000))],
         [{"metric": "log:0.1", "prior": {"alpha": a, "beta": a}} for a in (1e5, 1e8)],
     ],
-    ids=["cells", "rollouts", "draws", "both", "range", "metric", "prior", "groups", "criterion", "strength"],
+    ids=[
+        "cells",
+        "rollouts",
+        "draws",
+        "both",
+        "range",
+        "metric",
+        "prior",
+        "groups",
+        "criterion",
+        "lookahead",
+        "walks",
+        "walked range",
+        "opinion",
+        "strength",
+    ],
 )
 def test_larger_questions_are_predicted_to_take_longer(sizes):
     predicted = [milliseconds(**size) for size in sizes]
@@ -55,5 +74,7 @@ def test_usual_questions_stay_in_this_process_and_large_ones_leave_it():
     assert milliseconds(cells=129, n=64) < inline
     assert milliseconds(cells=2_000, n=256) > inline
     assert milliseconds(n=65_536) > inline
+    assert milliseconds(search={"look_ahead": True}) < inline
+    assert milliseconds(search={"criterion": "lookahead"}, uncertainty={"bootstrap": 0}) > inline
     # A logarithm's quadrature has to resolve the narrowest posterior: 20,000 rollouts need many nodes.
     assert milliseconds(cells=2_000, metric="log:0.1") > inline

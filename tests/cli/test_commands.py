@@ -104,6 +104,11 @@ def test_json_is_one_line():
             {"sampled": rl2ml.Conditions(step=0), "training": rl2ml.Conditions(step=7)},
         ),
         (["--criterion", "paper", "--variance-penalty", "0.05"], {"criterion": "paper", "variance_penalty": 0.05}),
+        (["--criterion", "lookahead"], {"criterion": "lookahead"}),
+        (
+            ["--criterion", "lookahead", "--judged-on", "held_out"],
+            {"criterion": "lookahead", "judged_on": "held_out"},
+        ),
         (["--bootstrap", "30", "--seed", "7", "--level", "0.5"], {"bootstrap": 30, "seed": 7, "level": 0.5}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -113,6 +118,24 @@ def test_every_option_reaches_the_library(pilot, arguments, options):
     expected = rl2ml.recommend(pilot, "pass@8", 8, **({"bootstrap": 0} | options)).to_dict()
     assert expected != usual
     assert answer(*QUICK, *arguments) == json.loads(json.dumps(expected))
+
+
+def test_a_second_opinion_comes_with_the_answer(tmp_path):
+    path = tmp_path / "pilot.csv"
+    cells = [(0, 60), (1, 20), (2, 10), (7, 5), (8, 9)]
+    rows = [f"{k},8,{'hard' if k < 3 else 'easy'}" for k, prompts in cells for _ in range(prompts)]
+    path.write_text("num_successes,num_rollouts,source\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    asked = ["recommend", path, "-m", "pass@1", "-n", 16, "--kappa", 1, "--bootstrap", 0]
+
+    def opinions(answer):
+        return [row["detail"] for row in answer["diagnostics"] if row["code"] == "lookahead_disagrees"]
+
+    (opinion,) = opinions(answer(*asked))
+    assert opinion.startswith("Over a predicted training run")
+    assert not opinions(answer(*asked, "--criterion", "lookahead"))
+    grouped = answer(*asked, "--group-by", "source")
+    assert opinions(grouped["joint"]) == [opinion]
+    assert not any(opinions(group["recommendation"]) for group in grouped["groups"])
 
 
 def test_the_default_prior_is_the_librarys():
