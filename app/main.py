@@ -1,5 +1,6 @@
 """The application: `uvicorn app.main:app`, or `create_app(settings)` with settings of your own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from app.pool import Pool
 from app.routes import estimators, health, recommendations
 from app.schemas.common import ProblemDocument
 from app.settings import Settings
+from app.store import Store
 
 __all__ = ["app", "create_app"]
 
@@ -25,12 +27,13 @@ you can afford per prompt to the objective to train with. γ (`gamma`) is the ob
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service with given settings (default: from the environment)."""
     chosen = settings or Settings()
-    pool = Pool(chosen)
+    pool, store = Pool(chosen), Store(chosen)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         pool.close()
+        await asyncio.to_thread(store.close)
 
     service = FastAPI(
         title="RL2ML",
@@ -42,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     service.state.settings = chosen
     service.state.pool = pool
+    service.state.store = store
     service.state.recommendations = recommendations.Recommendations(chosen, pool)
     problems.install(service)
     for routes in (health, recommendations, estimators):

@@ -37,14 +37,19 @@ PROBLEM_TYPES = {
     "malformed-json": (400, "The body is not JSON"),
     "not-found": (404, "No such resource"),
     "method-not-allowed": (405, "The resource does not take this method"),
+    "window-conflict": (409, "The run takes another window"),
     "body-too-large": (413, "The body exceeds the size limit"),
     "unsupported-media-type": (415, "The body must be uncompressed application/json"),
     "invalid-request": (422, "The request is not valid"),
     "limit-exceeded": (422, "The request exceeds a limit of this service"),
+    "idempotency-key-reused": (422, "The idempotency key was used with another request"),
     "internal-error": (500, "The service failed"),
     "overloaded": (503, "Too many solves are under way"),
     "deadline-exceeded": (503, "The solve took longer than this service allows"),
     "not-ready": (503, "The service is not ready"),
+    "store-busy": (503, "The store is busy"),
+    "store-unavailable": (503, "The store cannot be reached"),
+    "storage-full": (507, "The store is full"),
 }
 #: Statuses of whatever takes a body and solves, as the OpenAPI document describes them.
 SOLVE_PROBLEMS = {
@@ -72,15 +77,18 @@ class Problem(Exception):
         *,
         errors: Sequence[tuple[str, str]] = (),
         headers: dict[str, str] | None = None,
+        members: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(name)
         self.name, self.detail, self.errors, self.headers = name, detail, errors, headers
+        self.members = members or {}  # of this type alone
 
     def response(self) -> Response:
         status, title = PROBLEM_TYPES[self.name]
         content: dict[str, Any] = {"type": f"urn:rl2ml:problem:{self.name}", "title": title, "status": status}
         if self.detail:
             content["detail"] = self.detail[:_LONGEST_DETAIL]
+        content.update(self.members)
         if self.errors:
             content["errors"] = [
                 {"pointer": pointer, "detail": detail[:_LONGEST_DETAIL]} for pointer, detail in self.errors[:MAX_ERRORS]

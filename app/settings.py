@@ -1,9 +1,10 @@
 """Settings from the environment: HOST, PORT and RL2ML_*."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS
@@ -42,5 +43,13 @@ class Settings(BaseSettings):
 
     cache_entries: int = Field(1_000, ge=0, description="recommendations kept in memory for GET")
     cache_bytes: int = Field(64 << 20, ge=0, description="and their size together")
+
+    data_folder: Path | None = Field(None, description="of the SQLite file; none: one that is gone with the process")
+    database_url: SecretStr | None = Field(None, description="of PostgreSQL, instead of SQLite")
+    store_threads: Positive = Field(4, description="transactions at once; SQLite has one writer at most")
+    store_seconds: float = Field(5, ge=0.1, description="how long a transaction may wait for a lock or a connection")
+    store_entries: Positive = Field(10_000, description="recommendations, and pilots, kept; the oldest go first")
+    store_bytes: int = Field(0, ge=0, description="of the SQLite file; a full one takes no more; 0: no limit")
+
     max_connections: Positive = 512
     graceful_seconds: Positive = Field(10, description="how long TERM waits for requests under way")
