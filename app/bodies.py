@@ -3,24 +3,24 @@
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from app.problems import Problem, from_validation
-from app.schemas.common import TAGS, Strict
+from app.schemas.common import TAGS
 from app.settings import Settings
 
 __all__ = ["described", "read_body", "read_json"]
 
-S = TypeVar("S", bound=Strict)
+S = TypeVar("S", bound=BaseModel)
 
 #: What a cell is written with. A flood of names or brackets would cost up to a kilobyte each to refuse one by one.
 _CELL_MARKS = ((b'"', 6), (b"{", 1), (b"[", 1))
 _OTHER_MARKS = 2_000
 
 
-def described(schema: type[Strict], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def described(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A body that is read by hand, for the OpenAPI document; `app.main` adds its schema."""
     content = {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}, "examples": examples}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}

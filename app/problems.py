@@ -19,6 +19,7 @@ __all__ = [
     "MEDIA_TYPE",
     "PROBLEM_TYPES",
     "SOLVE_PROBLEMS",
+    "STORE_PROBLEMS",
     "Problem",
     "documented",
     "from_invalid_input",
@@ -35,14 +36,17 @@ _LONGEST_DETAIL = 300
 #: name → (status, title). The type's URI is `urn:rl2ml:problem:` and the name.
 PROBLEM_TYPES = {
     "malformed-json": (400, "The body is not JSON"),
+    "unauthorized": (401, "The request needs an API key"),
     "not-found": (404, "No such resource"),
     "method-not-allowed": (405, "The resource does not take this method"),
+    "request-timeout": (408, "The body took too long to arrive"),
     "window-conflict": (409, "The run takes another window"),
     "body-too-large": (413, "The body exceeds the size limit"),
     "unsupported-media-type": (415, "The body must be uncompressed application/json"),
     "invalid-request": (422, "The request is not valid"),
     "limit-exceeded": (422, "The request exceeds a limit of this service"),
     "idempotency-key-reused": (422, "The idempotency key was used with another request"),
+    "too-many-requests": (429, "Too many requests"),
     "internal-error": (500, "The service failed"),
     "overloaded": (503, "Too many solves are under way"),
     "deadline-exceeded": (503, "The solve took longer than this service allows"),
@@ -59,6 +63,8 @@ SOLVE_PROBLEMS = {
     422: "Not valid, or beyond a limit",
     503: "Overloaded, or past the deadline",
 }
+#: And of whatever writes to the store.
+STORE_PROBLEMS = {503: "Overloaded, past the deadline, or the store is busy or away", 507: "The store is full"}
 _BY_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 415: "unsupported-media-type"}
 
 # What a pointer may repeat of a request: names that could be ours. Anything else is left out.
@@ -159,7 +165,8 @@ def install(app: FastAPI) -> None:
     """Answer every error of `app` as a problem."""
 
     @app.exception_handler(Problem)
-    async def _problem(_: Request, error: Problem) -> Response:
+    async def _problem(request: Request, error: Problem) -> Response:
+        request.state.problem = error.name  # for the log and the numbers
         return error.response()
 
     @app.exception_handler(HTTPException)

@@ -23,11 +23,23 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("port", "PORT", "RL2ML_PORT"))
     root_path: str = Field("", pattern=r"^(/[\w.~-]+)*$", description="path prefix that a proxy strips")
     access_log: bool = False
+    workers: Positive = Field(1, description="processes that serve; more than one need PostgreSQL")
+    telemetry: bool = Field(False, description="send traces and metrics to OTEL_EXPORTER_OTLP_ENDPOINT")
+
+    allow_anonymous: bool = Field(False, description="serve whoever asks, from anywhere, without an API key")
+    key_seconds: float = Field(5, ge=0, description="how long a revoked key may still be good")
+    requests_per_second: float = Field(1_000, ge=0, description="of one API key or address; 0: no limit")
+    request_burst: Positive = Field(2_000, description="requests above that rate that one may save up")
+    max_in_flight: Positive = Field(256, description="requests at once; more are answered 429")
+    body_seconds: float = Field(60, gt=0, description="how long a request's body may take to arrive")
 
     max_body_bytes: Positive = Field(2 << 20, description="larger request bodies are refused unread")
     max_cells: Positive = Field(20_000, description="distinct (num_rollouts, num_successes) of a pilot")
     max_prompts: Positive = Field(500_000, description="entries of a pilot given prompt by prompt")
     max_num_rollouts: int = Field(MAX_ROLLOUTS, ge=1, le=MAX_ROLLOUTS, description="rollouts per prompt in training")
+    max_run_rollouts: int = Field(
+        4_096, ge=1, le=MAX_ROLLOUTS, description="the same of a run, whose objectives are kept"
+    )
     max_work: Positive = Field(
         20_000_000,
         description="cells × rollouts per prompt, and the like: numbers that a solve computes or holds at a time",
