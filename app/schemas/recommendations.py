@@ -167,7 +167,7 @@ class ObjectiveAnswer(Answer):
     update_scales: list[float]
     prior: PriorAnswer | None
     score_model: ScoreModelAnswer
-    population: PopulationAnswer
+    population: PopulationAnswer | None  # null in a run that has counted nothing yet
 
 
 class KappaAnswer(Answer):
