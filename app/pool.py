@@ -2,12 +2,15 @@
 
 import asyncio
 import multiprocessing
+import os
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
+from app.metrics import Metrics
 from app.problems import Problem
 from app.settings import Settings
 
@@ -20,8 +23,9 @@ T = TypeVar("T")
 class Pool:
     """A process pool that starts with its first job."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
+        self._metrics = metrics or Metrics()
         self._executor: ProcessPoolExecutor | None = None
         self._jobs = 0
 
@@ -36,7 +40,13 @@ class Pool:
             Problem: as `run`; "not-ready" when the service stops meanwhile.
         """
         if not self.takes(milliseconds):
-            return function(*args, **kwargs)
+            began, outcome = time.perf_counter(), "refused"
+            try:
+                result = function(*args, **kwargs)
+                outcome = "ok"
+                return result
+            finally:
+                self._metrics.solved("inline", outcome, time.perf_counter() - began)
         try:
             return await self.run(function, *args, **kwargs)
         except asyncio.CancelledError:
@@ -51,21 +61,46 @@ class Pool:
         """
         if self._jobs >= self._settings.pool_workers + self._settings.pool_queue:
             raise Problem("overloaded", headers={"Retry-After": "1"})
-        self._jobs += 1
+        self._count(1)
+        began, outcome = time.perf_counter(), "failed"
         try:
             async with asyncio.timeout(self._settings.solve_seconds):
                 try:
-                    return await self._submit(function, *args, **kwargs)
+                    result = await self._submit(function, *args, **kwargs)
                 except BrokenProcessPool:
                     # A child was killed. The pool is useless from then on, so the job gets one more try in a new one.
-                    return await self._submit(function, *args, **kwargs)
+                    result = await self._submit(function, *args, **kwargs)
+            outcome = "ok"
+            return result
         except BrokenProcessPool:
             raise Problem("overloaded", headers={"Retry-After": "5"}) from None
         except TimeoutError:
-            self._discard()  # a running child can't be cancelled
+            outcome = "late"
+            self._give_up()  # a running child can't be cancelled
             raise Problem("deadline-exceeded") from None
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Problem:
+            outcome = "refused"
+            raise
         finally:
-            self._jobs -= 1
+            self._count(-1)
+            self._metrics.solved("pool", outcome, time.perf_counter() - began)
+
+    async def ping(self, seconds: float) -> None:
+        """Whether a child answers; one that is at work does, and the deadline of its job watches over it.
+
+        Raises:
+            Problem: "not-ready" when none does in time.
+        """
+        if self._jobs:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self.run(os.getpid)
+        except (TimeoutError, Problem):
+            raise Problem("not-ready", "no process of the pool answers", headers={"Retry-After": "1"}) from None
 
     def close(self) -> None:
         """End the children."""
@@ -86,8 +121,16 @@ class Pool:
             return await asyncio.wrap_future(executor.submit(function, *args, **kwargs))
         except BrokenProcessPool:
             if self._executor is executor:
-                self._discard()
+                self._give_up()
             raise
+
+    def _count(self, change: int) -> None:
+        self._jobs += change
+        self._metrics.pool_jobs(self._jobs)
+
+    def _give_up(self) -> None:
+        self._metrics.pool_rebuilt()
+        self._discard()
 
     def _discard(self) -> None:
         executor, self._executor = self._executor, None

@@ -33,10 +33,13 @@ def test_problem_types():
 def test_settings():
     rows = {name.strip("`"): default for name, default, _ in table("## Settings")}
     assert list(rows) == list(Settings.model_fields)
-    computed = {"pool_workers": "cores − 1", "root_path": "none", "access_log": "false"}
+    computed = {"pool_workers": "cores − 1", "root_path": "none"}
+    words = {None: "none", False: "false"}
     for name, field in Settings.model_fields.items():
         default = field.get_default()
-        shown = f"{default:,.12g}" if isinstance(default, (int, float)) and name != "port" else str(default)
+        shown = words.get(default) if default is None or default is False else str(default)
+        if shown != "false" and isinstance(default, (int, float)) and name != "port":
+            shown = f"{default:,.12g}"
         assert rows[name] == computed.get(name, shown), name
 
 

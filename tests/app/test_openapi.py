@@ -35,6 +35,7 @@ def test_version_and_paths(document):
     assert {(path, method) for path, method, _ in operations(document)} == {
         ("/healthz", "get"),
         ("/readyz", "get"),
+        ("/metrics", "get"),
         (PATH, "post"),
         (PATH + "/{identity}", "get"),
         ("/v1/estimators", "get"),
