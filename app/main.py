@@ -17,7 +17,7 @@ from app.keys import KeyRing
 from app.metrics import Metrics
 from app.openapi import add_guards
 from app.pool import Pool
-from app.routes import estimators, health, recommendations, runs
+from app.routes import docs, estimators, health, recommendations, runs
 from app.runs import Runs
 from app.schemas.common import ProblemDocument
 from app.settings import Settings
@@ -72,7 +72,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     service.state.recommendations = recommendations.Recommendations(chosen, pool, store)
     service.state.runs = Runs(chosen, pool, store)
     problems.install(service)
-    for routes in (health, recommendations, runs, estimators):
+    for routes in (health, docs, recommendations, runs, estimators):
         service.include_router(routes.router)
 
     def openapi() -> dict[str, Any]:
