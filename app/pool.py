@@ -33,6 +33,11 @@ class Pool:
         """Whether a solve predicted to take so long is for the pool, not for this process."""
         return milliseconds > self._settings.inline_milliseconds
 
+    @property
+    def jobs(self) -> int:
+        """Solves under way or waiting."""
+        return self._jobs
+
     async def solve(self, milliseconds: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of a module here where that is predicted to be short, else as `run` does.
 

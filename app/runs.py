@@ -4,6 +4,7 @@ A window's decision is solved outside of any transaction. Then one transaction m
 solved for and keeps the window; where another was first it does nothing, and the run is looked at anew.
 """
 
+import asyncio
 import hashlib
 import json
 import re
@@ -49,6 +50,8 @@ S = TypeVar("S", Start, Step)
 _MOST_KNOWN: Final = 500
 _MOST_CELLS: Final = 500
 _ID: Final = re.compile("run_[0-9a-f]{32}")
+#: Solves that a child has before it while this process solves one, too.
+_AHEAD: Final = 3
 #: Times that another process may be first before a client is asked to come back.
 _ATTEMPTS: Final = 5
 
@@ -80,6 +83,7 @@ class Runs:
     def __init__(self, settings: Settings, pool: Pool, store: Store) -> None:
         self._settings, self._pool, self._store = settings, pool, store
         self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._turn, self._away = asyncio.Lock(), 0
 
     async def create(self, owner: str | None, start_of: Start, key: str | None) -> tuple[bool, StoredRun]:
         """A new run, or the one that was created with the same key and content; whether it is new.
@@ -216,8 +220,25 @@ class Runs:
             return False
 
     async def _solve(self, function: Callable[[S], T], asked: S) -> T:
-        """Here where that is predicted to be short and nothing else could do it, else in a child."""
-        return await self._pool.solve(asked.milliseconds, function, asked)
+        """In a child where that takes long or children have time, else here: one at a time, with a word for others."""
+        milliseconds = asked.milliseconds
+        if self._pool.takes(milliseconds):
+            return await self._pool.solve(milliseconds, function, asked)
+        async with self._turn:
+            if not self._has_time():
+                result = await self._pool.solve(milliseconds, function, asked)
+                await asyncio.sleep(0)  # answers, new requests and `/healthz` come before the next solve
+                return result
+            self._away += 1
+        try:
+            return await self._pool.run(function, asked)
+        finally:
+            self._away -= 1
+
+    def _has_time(self) -> bool:
+        """Whether children are free of other jobs, and have fewer of ours than last them through a solve here."""
+        free = self._settings.pool_workers - (self._pool.jobs - self._away)
+        return self._away < _AHEAD * free
 
     def _remember(self, known: _Known) -> None:
         evidence = known.state.evidence
