@@ -11,7 +11,7 @@ from app.problems import Problem, from_validation
 from app.schemas.common import TAGS
 from app.settings import Settings
 
-__all__ = ["described", "read_body", "read_json"]
+__all__ = ["described", "read_body", "read_json", "too_large", "uncompressed"]
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -58,19 +58,38 @@ async def read_json(request: Request, limit: int) -> bytes:
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise Problem("unsupported-media-type", "send Content-Type: application/json")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem("unsupported-media-type", "compressed bodies are not taken")
-    too_large = Problem("body-too-large", f"at most {limit} bytes", headers={"Connection": "close"})
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
+    uncompressed(request)
+    refusal = too_large(request, limit)
     chunks, size = [], 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
-                raise too_large
+                raise refusal
             chunks.append(chunk)
     except ClientDisconnect:
         raise Problem("malformed-json", "the body ended early") from None
     return b"".join(chunks)
+
+
+def uncompressed(request: Request) -> None:
+    """Refuse a compressed body.
+
+    Raises:
+        Problem: 415.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem("unsupported-media-type", "compressed bodies are not taken")
+
+
+def too_large(request: Request, limit: int) -> Problem:
+    """What to raise once a body turns out to exceed the limit, in bytes.
+
+    Raises:
+        Problem: 413 where it says so itself.
+    """
+    refusal = Problem("body-too-large", f"at most {limit} bytes", headers={"Connection": "close"})
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise refusal
+    return refusal

@@ -18,7 +18,7 @@ from app.keys import KeyRing
 from app.metrics import Metrics
 from app.openapi import add_guards
 from app.pool import Pool
-from app.routes import docs, estimators, health, recommendations, runs
+from app.routes import docs, estimators, health, pilots, recommendations, runs
 from app.runs import Runs
 from app.schemas.common import ProblemDocument
 from app.settings import Settings
@@ -33,6 +33,8 @@ you can afford per prompt to the objective to train with. γ (`gamma`) is the ob
 #: A transaction in its thread asks for the interpreter a dozen times; with Python's own 5 ms it would wait for a whole
 #: solve every time.
 _SWITCH_SECONDS = 5e-4
+#: Uploads that may arrive while the pool is at work on others: each takes a file and a client's time.
+_UPLOADS_WAITING = 3
 
 
 class Service(FastAPI):
@@ -76,9 +78,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     service.state.metrics = metrics
     service.state.readiness = health.Readiness(store, pool)
     service.state.recommendations = recommendations.Recommendations(chosen, pool, store)
+    service.state.uploads = asyncio.Semaphore(chosen.pool_workers + _UPLOADS_WAITING)
     service.state.runs = Runs(chosen, pool, store)
     problems.install(service)
-    for routes in (health, docs, recommendations, runs, estimators):
+    for routes in (health, docs, recommendations, runs, pilots, estimators):
         service.include_router(routes.router)
 
     def openapi() -> dict[str, Any]:

@@ -36,13 +36,14 @@ _LONGEST_DETAIL = 300
 #: name → (status, title). The type's URI is `urn:rl2ml:problem:` and the name.
 PROBLEM_TYPES = {
     "malformed-json": (400, "The body is not JSON"),
+    "malformed-table": (400, "The table did not arrive whole"),
     "unauthorized": (401, "The request needs an API key"),
     "not-found": (404, "No such resource"),
     "method-not-allowed": (405, "The resource does not take this method"),
     "request-timeout": (408, "The body took too long to arrive"),
     "window-conflict": (409, "The run takes another window"),
     "body-too-large": (413, "The body exceeds the size limit"),
-    "unsupported-media-type": (415, "The body must be uncompressed application/json"),
+    "unsupported-media-type": (415, "The body must be of a type taken here, and uncompressed"),
     "invalid-request": (422, "The request is not valid"),
     "limit-exceeded": (422, "The request exceeds a limit of this service"),
     "idempotency-key-reused": (422, "The idempotency key was used with another request"),

@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     max_body_bytes: Positive = Field(2 << 20, description="larger request bodies are refused unread")
     max_cells: Positive = Field(20_000, description="distinct (num_rollouts, num_successes) of a pilot")
     max_prompts: Positive = Field(500_000, description="entries of a pilot given prompt by prompt")
+    max_pilot_bytes: Positive = Field(64 << 20, description="of an uploaded table")
+    max_pilot_rows: Positive = Field(5_000_000, description="of an uploaded table")
     max_num_rollouts: int = Field(MAX_ROLLOUTS, ge=1, le=MAX_ROLLOUTS, description="rollouts per prompt in training")
     max_run_rollouts: int = Field(
         4_096, ge=1, le=MAX_ROLLOUTS, description="the same of a run, whose objectives are kept"
