@@ -15,7 +15,7 @@ from uvicorn.supervisors import Multiprocess
 from app import keys
 from app.demo import show
 from app.guards import is_loopback
-from app.problems import Problem
+from app.problems import PROBLEM_TYPES, Problem
 from app.settings import Settings
 from app.store import NewerSchema, Store
 
@@ -28,6 +28,7 @@ def serve(settings: Settings, demo: Path | None) -> None:
     """Serve until INT or TERM, then exit 0; with a pilot, ask for one recommendation and print it."""
     if settings.workers > 1 and settings.database_url is None:
         sys.exit("Cannot serve with several workers on SQLite: set RL2ML_DATABASE_URL to a PostgreSQL database.")
+    _check_store(settings)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
     if not is_loopback(host) and not settings.allow_anonymous:
@@ -65,6 +66,23 @@ def _options(settings: Settings) -> dict[str, Any]:
         "limit_concurrency": settings.max_connections,
         "timeout_graceful_shutdown": settings.graceful_seconds,
     }
+
+
+def _check_store(settings: Settings) -> None:
+    """Bring the store up to date before anyone is served; one that is away may come back."""
+    try:
+        store = Store(settings)
+    except ValueError as error:
+        sys.exit(f"Cannot use the store: {error}.")
+    try:
+        if store.is_lasting:
+            store.open()
+    except NewerSchema as error:
+        sys.exit(f"Cannot use the store: {error}.")
+    except Problem as error:
+        print(f"{PROBLEM_TYPES[error.name][1]}. Until it can be used, what needs it is answered 503.", file=sys.stderr)
+    finally:
+        store.close()
 
 
 def _check_keys(settings: Settings) -> None:

@@ -184,6 +184,7 @@ class Store:
             f"sqlite:///{folder / FILE}",
             connect_args={"timeout": self._settings.store_seconds, "check_same_thread": False},
             pool_size=self._settings.store_threads + 1,
+            pool_reset_on_return=None,  # every transaction has ended by then
             pool_timeout=self._settings.store_seconds,
         )
         pages = self._settings.store_bytes // _PAGE_BYTES
