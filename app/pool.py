@@ -4,10 +4,12 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from typing import ParamSpec, TypeVar
 
 from app.metrics import Metrics
@@ -117,9 +119,7 @@ class Pool:
             self._executor = ProcessPoolExecutor(
                 self._settings.pool_workers,
                 mp_context=multiprocessing.get_context("spawn"),
-                # Ctrl-C reaches the whole group; the parent ends its children itself.
-                initializer=signal.signal,
-                initargs=(signal.SIGINT, signal.SIG_IGN),
+                initializer=_begin,
             )
         executor = self._executor
         try:
@@ -145,3 +145,18 @@ class Pool:
         executor.shutdown(wait=False)  # jobs of others break with their children, and are tried again
         for child in children:
             child.terminate()
+
+
+def _begin() -> None:
+    """What a child does first."""
+    # Ctrl-C reaches the whole group; the parent ends its children itself.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed ended nobody, and a child would wait for its jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
