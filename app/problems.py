@@ -165,31 +165,34 @@ def documented(descriptions: dict[int, str]) -> dict[int | str, dict[str, Any]]:
 def install(app: FastAPI) -> None:
     """Answer every error of `app` as a problem."""
 
+    def answer(request: Request, problem: Problem) -> Response:
+        request.state.problem = problem.name  # for the log and the numbers
+        return problem.response()
+
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
-        request.state.problem = error.name  # for the log and the numbers
-        return error.response()
+        return answer(request, error)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> Response:
+    async def _http(request: Request, error: HTTPException) -> Response:
         name = _BY_STATUS.get(error.status_code)
         if name is None:
             name = "internal-error" if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid-request"
-        return Problem(name, headers=dict(error.headers) if error.headers else None).response()
+        return answer(request, Problem(name, headers=dict(error.headers) if error.headers else None))
 
     @app.exception_handler(RequestValidationError)
-    async def _request(_: Request, error: RequestValidationError) -> Response:
+    async def _request(request: Request, error: RequestValidationError) -> Response:
         # Only paths and queries come here; bodies are validated by the routes that read them.
         errors = [(_pointer(item["loc"]), str(item["msg"])) for item in error.errors()[:MAX_ERRORS]]
-        return Problem("invalid-request", errors=errors).response()
+        return answer(request, Problem("invalid-request", errors=errors))
 
     @app.exception_handler(RL2MLError)
-    async def _core(_: Request, error: RL2MLError) -> Response:
-        return Problem("invalid-request", _expectation(error)).response()
+    async def _core(request: Request, error: RL2MLError) -> Response:
+        return answer(request, Problem("invalid-request", _expectation(error)))
 
     @app.exception_handler(Exception)
-    async def _unexpected(_: Request, __: Exception) -> Response:
-        return Problem("internal-error").response()
+    async def _unexpected(request: Request, _: Exception) -> Response:
+        return answer(request, Problem("internal-error"))
 
 
 def _pointer(path: Sequence[Any]) -> str:
