@@ -47,18 +47,22 @@ class Pool:
             Problem: as `run`; "not-ready" when the service stops meanwhile.
         """
         if not self.takes(milliseconds):
-            began, outcome = time.perf_counter(), "refused"
-            try:
-                result = function(*args, **kwargs)
-                outcome = "ok"
-                return result
-            finally:
-                self._metrics.solved("inline", outcome, time.perf_counter() - began)
+            return self.here(function, *args, **kwargs)
         try:
             return await self.run(function, *args, **kwargs)
         except asyncio.CancelledError:
             # The server stops and waits no longer: say so, rather than nothing.
             raise Problem("not-ready", "the service is stopping") from None
+
+    def here(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in this process, and count it."""
+        began, outcome = time.perf_counter(), "refused"
+        try:
+            result = function(*args, **kwargs)
+            outcome = "ok"
+            return result
+        finally:
+            self._metrics.solved("inline", outcome, time.perf_counter() - began)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of a module in a child process.

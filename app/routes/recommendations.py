@@ -51,7 +51,7 @@ class Recommendations:
         if known is not None:
             return identity, known
         if not self._pool.takes(question.milliseconds):
-            body = answer(question, identity)
+            body = self._pool.here(answer, question, identity)
             self._keep(identity, body)
             return identity, body
         if identity not in self._under_way:
