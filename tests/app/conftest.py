@@ -214,15 +214,21 @@ class Cluster:
             shutil.chown(self._folder, "postgres", "postgres")
         self._run("initdb", "-D", str(self._folder / "data"), "-U", "rl2ml", "-A", "trust", "-E", "UTF8", "--no-locale")
         self._databases = itertools.count()
+        self._is_running = False
 
     def start(self) -> None:
+        """Until it answers; nothing where it does."""
+        if self._is_running:
+            return
         options = f"-k {self._folder} -c listen_addresses='' -c max_connections=60 -c fsync=off"
         log = str(self._folder / "log")
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-l", log, "-o", options, "start")
+        self._is_running = True
 
     def stop(self) -> None:
         """At once, as if the machine was lost."""
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "-m", "immediate", "stop")
+        self._is_running = False
 
     def close(self) -> None:
         self.stop()
