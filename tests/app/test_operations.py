@@ -125,7 +125,7 @@ def test_a_killed_child_fails_one_request_at_most(serve, question):
             for each in asking:
                 each.join(HANG)
         assert sum(status != 200 for status in answers) <= 3, "one for each kill"
-        # A child takes half a second of a core to start: the shortest of three, as others may be at work on this machine.
+        # A child takes half a second of a core to start: the shortest, as others may be at work on this machine.
         assert min(rebuilt) < 2
         found = numbers(server.http.get("/metrics").text)
         assert found["rl2ml_pool_rebuilds_total"] == 3

@@ -16,8 +16,8 @@ from app.problems import Problem
 from app.routes.recommendations import Recommendations
 from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
-from app.store import Store
 from app.solving import Question
+from app.store import Store
 
 PATH = "/v1/recommendations"
 HANG = 60
