@@ -162,9 +162,9 @@ def _stream(path: str | Path, max_rows: int) -> Iterator[tuple[Any, Sequence[str
     with pyarrow.memory_map(str(path)) as source:
         rows = sizes = 0
         for message in pyarrow.ipc.MessageReader.open_stream(source):
-            more, size = _announced(message.metadata.to_pybytes(), message.body)
-            rows, sizes = rows + more, sizes + size
-            _check_rows(rows, max_rows)
+            more, size, is_dictionary = _announced(message.metadata.to_pybytes(), message.body)
+            rows, sizes = rows + (0 if is_dictionary else more), sizes + size
+            _check_rows(max(rows, more), max_rows)
         _check_size(sizes, path)
         source.seek(0)
         with pyarrow.ipc.open_stream(source) as reader:
@@ -182,8 +182,8 @@ def _stream(path: str | Path, max_rows: int) -> Iterator[tuple[Any, Sequence[str
                     yield batch.slice(start, _ROWS_AT_ONCE), wanted
 
 
-def _announced(metadata: bytes, body: Any) -> tuple[int, int]:
-    """Rows of a message's record batch, and bytes of its compressed buffers once uncompressed; 0 where it has none.
+def _announced(metadata: bytes, body: Any) -> tuple[int, int, bool]:
+    """Rows of a message's batch, bytes of its compressed buffers once uncompressed, and whether it is a dictionary's.
 
     Arrow's library decodes a batch in order to say how many rows it has. Its format (Message.fbs) says so before.
     """
@@ -203,7 +203,7 @@ def _announced(metadata: bytes, body: Any) -> tuple[int, int]:
     kind, header = field(message, 1), field(message, 2)
     which = 0 if kind is None else metadata[kind]
     if header is None or which not in (_DICTIONARY_BATCH, _RECORD_BATCH):
-        return 0, 0
+        return 0, 0, False
     batch = follow(header)
     if which == _DICTIONARY_BATCH:
         data = field(batch, 1)
@@ -211,13 +211,13 @@ def _announced(metadata: bytes, body: Any) -> tuple[int, int]:
     length, buffers = field(batch, 0), field(batch, 2)
     rows = 0 if length is None else struct.unpack_from("<q", metadata, length)[0]
     if field(batch, 3) is None or buffers is None or body is None:
-        return rows, 0
+        return rows, 0, which == _DICTIONARY_BATCH
     content, vector, size = memoryview(body), follow(buffers), 0
     for i in range(struct.unpack_from("<I", metadata, vector)[0]):
         place, stored = struct.unpack_from("<qq", metadata, vector + 4 + 16 * i)
         if stored >= 8:
             size += max(0, struct.unpack_from("<q", content, place)[0])  # −1 says that it was not worth it
-    return rows, size
+    return rows, size, which == _DICTIONARY_BATCH
 
 
 def _check_size(size: int, path: str | Path) -> None:
