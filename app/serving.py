@@ -1,10 +1,12 @@
 """Listening and serving: one process, or several workers on one socket."""
 
 import gc
+import os
 import signal
 import socket
 import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -28,6 +30,8 @@ def serve(settings: Settings, demo: Path | None) -> None:
     """Serve until INT or TERM, then exit 0; with a pilot, ask for one recommendation and print it."""
     if settings.workers > 1 and settings.database_url is None:
         sys.exit("Cannot serve with several workers on SQLite: set RL2ML_DATABASE_URL to a PostgreSQL database.")
+    if settings.telemetry:
+        _check_telemetry()
     _check_store(settings)
     listener = _listen(settings)
     host, port = listener.getsockname()[:2]
@@ -66,6 +70,22 @@ def _options(settings: Settings) -> dict[str, Any]:
         "limit_concurrency": settings.max_connections,
         "timeout_graceful_shutdown": settings.graceful_seconds,
     }
+
+
+def _check_telemetry() -> None:
+    """FastAPI would serve on without it, with a warning at most."""
+    try:
+        missing = any(
+            find_spec(name) is None for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+        )
+    except ModuleNotFoundError:
+        missing = True
+    if missing:
+        sys.exit("Cannot send telemetry: install what sends it with `pip install 'rl2ml[otel]'`.")
+    if not any(f"OTEL_EXPORTER_OTLP_{signal}ENDPOINT" in os.environ for signal in ("", "TRACES_", "METRICS_")):
+        sys.exit(
+            "Cannot send telemetry: set OTEL_EXPORTER_OTLP_ENDPOINT to a collector, such as http://127.0.0.1:4318."
+        )
 
 
 def _check_store(settings: Settings) -> None:

@@ -1,14 +1,17 @@
 """What an operator sees: readiness, numbers, logs, children that die, several workers."""
 
 import asyncio
+import gzip
 import json
 import logging
 import os
 import re
 import signal
-import sys
 import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,12 @@ from app import logs
 from app.metrics import Metrics
 from app.pool import Pool
 from app.problems import PROBLEM_TYPES, Problem
+from app.serving import serve as serve_here
 from app.settings import Settings
 
 PATH = "/v1/recommendations"
 HANG = 60
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def numbers(text: str) -> dict[str, float]:
@@ -337,9 +342,56 @@ def ask_anew(server: Any, method: str, path: str, body: Any = None) -> httpx.Res
 # --- telemetry --------------------------------------------------------------------------------------------------------
 
 
-def test_telemetry_says_what_it_needs(run_app):
-    script = "import app.main"
-    done = run_app(python=("-c", script), RL2ML_TELEMETRY="1")
-    if done.returncode:
-        assert "pip install 'rl2ml[otel]'" in done.stderr
-    assert "opentelemetry.sdk" not in sys.modules
+class Collector(BaseHTTPRequestHandler):
+    """Takes what is sent; `server.taken` holds it by path."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.taken[self.path] += gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def collector() -> Iterator[Any]:
+    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    server.taken = defaultdict(bytes)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_traces_are_sent_without_bodies(serve, question, collector):
+    pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk is not installed")
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="its exporter is not installed")
+    variables = {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "RL2ML_TELEMETRY": "1",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+    }
+    with serve(**variables) as server:
+        asked = question | {"pilot": {"groups": {"secret-name": question["pilot"]}}}
+        assert server.ask(json.dumps(asked)).status_code == 200
+        assert server.ask(json.dumps(question | {"current": "secret-name"})).status_code == 422
+        code, out, err = server.stop()
+    assert (code, out, err) == (0, "", "")
+    assert PATH.encode() in collector.taken["/v1/traces"]
+    assert set(collector.taken) == {"/v1/traces", "/v1/metrics"}, "no logs: they would quote requests"
+    assert b"secret" not in b"".join(collector.taken.values())
+
+
+def test_telemetry_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr("app.serving.find_spec", lambda _: None)
+    with pytest.raises(SystemExit, match=r"pip install 'rl2ml\[otel\]'"):
+        serve_here(Settings(telemetry=True), None)
+    monkeypatch.setattr("app.serving.find_spec", lambda _: True)
+    for name in ("", "TRACES_", "METRICS_"):
+        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT", raising=False)
+    with pytest.raises(SystemExit, match="OTEL_EXPORTER_OTLP_ENDPOINT"):
+        serve_here(Settings(telemetry=True), None)
