@@ -7,6 +7,8 @@ import logging
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -130,8 +132,10 @@ def test_a_killed_child_fails_one_request_at_most(serve, question):
             for each in asking:
                 each.join(HANG)
         assert sum(status != 200 for status in answers) <= 3, "one for each kill"
-        # A child takes half a second of a core to start: the shortest, as others may be at work on this machine.
-        assert min(rebuilt) < 2
+        # Others may be at work on this machine: the shortest, against what a child takes to load now.
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-c", "import app.pool, app.solving"], cwd=ROOT, check=True)
+        assert min(rebuilt) < max(2, 3 * (time.monotonic() - began))
         found = numbers(server.http.get("/metrics").text)
         assert found["rl2ml_pool_rebuilds_total"] == 3
         assert server.stop()[0] == 0
