@@ -178,7 +178,10 @@ def install(app: FastAPI) -> None:
         name = _BY_STATUS.get(error.status_code)
         if name is None:
             name = "internal-error" if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid-request"
-        return answer(request, Problem(name, headers=dict(error.headers) if error.headers else None))
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers |= _allowed(app, request)
+        return answer(request, Problem(name, headers=headers or None))
 
     @app.exception_handler(RequestValidationError)
     async def _request(request: Request, error: RequestValidationError) -> Response:
@@ -193,6 +196,16 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, _: Exception) -> Response:
         return answer(request, Problem("internal-error"))
+
+
+def _allowed(app: FastAPI, request: Request) -> dict[str, str]:
+    """Every method of the path: the router names those of the first operation that it finds."""
+    scope = request.scope
+    path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
+    for template, operations in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
+            return {"Allow": ", ".join(sorted(method.upper() for method in operations))}
+    return {}
 
 
 def _pointer(path: Sequence[Any]) -> str:
