@@ -148,8 +148,8 @@ RUN_EXAMPLES: dict[str, dict[str, Any]] = {
         "value": {
             "metric": "pass@8",
             "budget": {"num_rollouts": 8},
-            "search": {"gamma_min": 0.0, "gamma_max": 2.0, "criterion": "rms_gain", "variance_penalty": None},
-            "estimator": {"baseline": "bayes", "order": None, "filter_groups": False},
+            "search": {"gamma_min": 0.0, "gamma_max": 2.0, "criterion": "rms_gain"},
+            "estimator": {"baseline": "bayes", "order": 8, "filter_groups": False},
             "score_model": {"kappa": 0.3},
             "prior": {"name": "empirical_bayes"},
             "current": "grpo",

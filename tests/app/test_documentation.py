@@ -12,6 +12,7 @@ import rl2ml_core as rl2ml
 from app.problems import PROBLEM_TYPES
 from app.schemas.estimators import AnalysisAnswer, AnalysisRequest, EstimatorsAnswer
 from app.schemas.recommendations import GroupAnswer, RecommendationAnswer
+from app.schemas.runs import RunRequest
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,7 @@ def test_fields_of_an_answer():
     [
         ("| field of a group |", GroupAnswer),
         ("| field of the request |", AnalysisRequest),
+        ("| field of a run |", RunRequest),
         ("| field of the analysis |", AnalysisAnswer),
     ],
 )
