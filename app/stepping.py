@@ -52,7 +52,8 @@ def settings_of(request: RunRequest, settings: Settings) -> ControllerSettings:
             prior=prior_of(request.prior),
             score_model=scores_of(request.score_model),
             baseline=request.estimator.baseline,
-            order=request.estimator.order,
+            # An order of N is no truncation: one content for an idempotency key.
+            order=None if request.estimator.order == request.budget.num_rollouts else request.estimator.order,
             filter_groups=request.estimator.filter_groups,
             current=table_of(current, "current") if isinstance(current, Table) else current,
             bootstrap=request.uncertainty.bootstrap,
