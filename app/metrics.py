@@ -1,8 +1,10 @@
 """Numbers for Prometheus. Every label's values are a list of ours: nothing of a request makes a new time series."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -12,7 +14,7 @@ from starlette.types import Scope
 import rl2ml_core as rl2ml
 from app.problems import PROBLEM_TYPES
 
-__all__ = ["MEDIA_TYPE", "Metrics", "route_of"]
+__all__ = ["MEDIA_TYPE", "Metrics", "route_of", "shared_numbers"]
 
 MEDIA_TYPE: Final = CONTENT_TYPE_LATEST
 #: Where several workers put their numbers, so that each tells those of all. Read by the client library when it loads.
@@ -25,6 +27,7 @@ class Metrics:
     """What one application counts."""
 
     def __init__(self) -> None:
+        _forget_the_dead()
         # One of its own: several applications in a process, as in tests, do not share their numbers.
         self._registry = CollectorRegistry()
         ours: dict[str, Any] = {"registry": None if _FOLDER in os.environ else self._registry}
@@ -90,6 +93,32 @@ class Metrics:
         """This process counts no more."""
         if _FOLDER in os.environ:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def shared_numbers() -> Iterator[None]:
+    """A folder for the numbers of workers that start meanwhile, unless the environment names one."""
+    if _FOLDER in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="rl2ml-numbers-") as folder:
+        os.environ[_FOLDER] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_FOLDER]
+
+
+def _forget_the_dead() -> None:
+    """What workers that were killed had under way: nobody else takes it back."""
+    for path in Path(os.environ[_FOLDER]).glob("gauge_live*_*.db") if _FOLDER in os.environ else ():
+        process = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            mark_process_dead(process)  # type: ignore[no-untyped-call]
+        except PermissionError:  # somebody's, so alive
+            pass
 
 
 def route_of(scope: Scope) -> str:

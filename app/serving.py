@@ -17,6 +17,7 @@ from uvicorn.supervisors import Multiprocess
 from app import keys
 from app.demo import show
 from app.guards import is_loopback
+from app.metrics import shared_numbers
 from app.problems import PROBLEM_TYPES, Problem
 from app.settings import Settings
 from app.store import NewerSchema, Store
@@ -44,9 +45,10 @@ def serve(settings: Settings, demo: Path | None) -> None:
     said = f"RL2ML serves http://{shown}:{port} (docs: /docs, OpenAPI: /openapi.json). Stop with Ctrl-C."
     if settings.workers > 1:
         print(said, flush=True)
-        # Each worker makes an application of its own from the same environment.
-        config = uvicorn.Config("app.main:app", workers=settings.workers, **_options(settings))
-        Multiprocess(config, sockets=[listener]).run()
+        with shared_numbers():
+            # Each worker makes an application of its own from the same environment.
+            config = uvicorn.Config("app.main:app", workers=settings.workers, **_options(settings))
+            Multiprocess(config, sockets=[listener]).run()
         return
     from app.main import create_app  # only now: it reads the settings too, for `uvicorn app.main:app`
 
