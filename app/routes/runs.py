@@ -113,7 +113,10 @@ async def read(request: Request, identity: str, if_none_match: IfNoneMatch = Non
     summary="Delete a run",
     status_code=204,
     response_class=Response,
-    responses={204: {"description": "It is gone, with its windows"}, **documented(STORE_PROBLEMS | _NO_SUCH | {422: "Not valid"})},
+    responses={
+        204: {"description": "It is gone, with its windows"},
+        **documented(STORE_PROBLEMS | _NO_SUCH | {422: "Not valid"}),
+    },
 )
 async def delete(request: Request, identity: str) -> Response:
     """With its windows. Its idempotency key is free again."""
