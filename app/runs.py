@@ -232,6 +232,8 @@ class Runs:
             self._away += 1
         try:
             return await self._pool.run(function, asked)
+        except asyncio.CancelledError:
+            raise Problem("not-ready", "the service is stopping") from None
         finally:
             self._away -= 1
 
