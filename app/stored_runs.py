@@ -146,9 +146,7 @@ def add_window(
 def find_window(connection: Connection, run: str, number: int) -> tuple[str, int, Decided] | None:
     """Hash, generation and outcome of a window that no rewind gave up."""
     chosen = (windows.c.hash, windows.c.generation, *(windows.c[name] for name in _DECIDED))
-    query: Select[Any] = select(*chosen).where(
-        windows.c.run == run, windows.c.number == number, _STANDING
-    )
+    query: Select[Any] = select(*chosen).where(windows.c.run == run, windows.c.number == number, _STANDING)
     row = connection.execute(query).one_or_none()
     return None if row is None else (row.hash, row.generation, Decided(*row[2:]))
 
