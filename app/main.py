@@ -1,7 +1,6 @@
 """The application: `uvicorn app.main:app`, or `create_app(settings)` with settings of your own."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,9 +29,6 @@ _DESCRIPTION = """From a small pilot (how often did each prompt succeed?), the m
 you can afford per prompt to the objective to train with. γ (`gamma`) is the objective's parameter, no discount factor:
 0 is RL (pass@1), 1 is maximum likelihood. Errors are `application/problem+json`."""
 
-#: A transaction in its thread asks for the interpreter a dozen times; with Python's own 5 ms it would wait for a whole
-#: solve every time.
-_SWITCH_SECONDS = 5e-4
 #: Uploads that may arrive while the pool is at work on others: each takes a file and a client's time.
 _UPLOADS_WAITING = 3
 
@@ -55,7 +51,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         logs.configure(requests=chosen.access_log)
-        sys.setswitchinterval(_SWITCH_SECONDS)
         yield
         await service.state.recommendations.saved()
         pool.close()

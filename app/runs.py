@@ -50,7 +50,7 @@ S = TypeVar("S", Start, Step)
 _MOST_KNOWN: Final = 500
 _MOST_CELLS: Final = 500
 _ID: Final = re.compile("run_[0-9a-f]{32}")
-#: Solves that a child has before it while this process solves one, too.
+#: Solves that a child has before it, so that it need not wait for this process between two.
 _AHEAD: Final = 3
 #: Times that another process may be first before a client is asked to come back.
 _ATTEMPTS: Final = 5
@@ -83,7 +83,8 @@ class Runs:
     def __init__(self, settings: Settings, pool: Pool, store: Store) -> None:
         self._settings, self._pool, self._store = settings, pool, store
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._turn, self._away = asyncio.Lock(), 0
+        self._turns, self._away = asyncio.Semaphore(_AHEAD * settings.pool_workers), 0
+        self._here = asyncio.Lock()
 
     async def create(self, owner: str | None, start_of: Start, key: str | None) -> tuple[bool, StoredRun]:
         """A new run, or the one that was created with the same key and content; whether it is new.
@@ -220,27 +221,24 @@ class Runs:
             return False
 
     async def _solve(self, function: Callable[[S], T], asked: S) -> T:
-        """In a child where that takes long or children have time, else here: one at a time, with a word for others."""
+        """In a child: this process has the requests and the store to see to, and solves only while children cannot."""
         milliseconds = asked.milliseconds
-        if self._pool.takes(milliseconds):
+        if asked.is_trivial or self._pool.takes(milliseconds):
             return await self._pool.solve(milliseconds, function, asked)
-        async with self._turn:
-            if not self._has_time():
-                result = await self._pool.solve(milliseconds, function, asked)
-                await asyncio.sleep(0)  # answers, new requests and `/healthz` come before the next solve
-                return result
+        async with self._turns:
+            # Behind another's long job a window could wait for a minute.
+            if self._pool.jobs - self._away >= self._settings.pool_workers:
+                async with self._here:
+                    result = await self._pool.solve(milliseconds, function, asked)
+                    await asyncio.sleep(0)  # answers, new requests and `/healthz` come before the next solve
+                    return result
             self._away += 1
-        try:
-            return await self._pool.run(function, asked)
-        except asyncio.CancelledError:
-            raise Problem("not-ready", "the service is stopping") from None
-        finally:
-            self._away -= 1
-
-    def _has_time(self) -> bool:
-        """Whether children are free of other jobs, and have fewer of ours than last them through a solve here."""
-        free = self._settings.pool_workers - (self._pool.jobs - self._away)
-        return self._away < _AHEAD * free
+            try:
+                return await self._pool.run(function, asked)
+            except asyncio.CancelledError:
+                raise Problem("not-ready", "the service is stopping") from None
+            finally:
+                self._away -= 1
 
     def _remember(self, known: _Known) -> None:
         evidence = known.state.evidence

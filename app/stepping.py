@@ -129,6 +129,11 @@ class Start:
         """Predicted time."""
         return _milliseconds(self.settings, self.pilot)
 
+    @property
+    def is_trivial(self) -> bool:
+        """Whether nothing is solved."""
+        return self.pilot is None
+
 
 @dataclass(frozen=True, eq=False)
 class Step:
@@ -154,6 +159,11 @@ class Step:
     def milliseconds(self) -> float:
         """Predicted time."""
         return _milliseconds(self.state.settings, self._evidence)
+
+    @property
+    def is_trivial(self) -> bool:
+        """Whether nothing is solved."""
+        return self._evidence is None
 
     @cached_property
     def _evidence(self) -> rl2ml.PilotHistogram | None:

@@ -201,6 +201,7 @@ async def measure_pilots(address: Address, process: int, prompts: int) -> None:
     print(f"\n{prompts:,} prompts as Parquet, {len(body) / 1e6:.1f} MB")
     async with connected(address, 2) as (uploading, asking):
         await uploading.ask(first)  # starts a child
+        before = megabytes(process)
         can_forget = {forget_peak(one) for one in (process, *children(process))} == {True}
 
         async def keep_asking() -> None:
@@ -221,8 +222,8 @@ async def measure_pilots(address: Address, process: int, prompts: int) -> None:
     peaks = [peak_megabytes(one) for one in (process, *children(process))]
     print(f"seconds: {', '.join(f'{one:.2f}' for one in taken)} (goal: 1)")
     print(
-        f"peak memory{'' if can_forget else ' since the start'}: {sum(peaks):.0f} MB, of which the service itself "
-        f"{peaks[0]:.0f} MB (goal: 300 MB)"
+        f"memory: {before:.0f} MB before, at most {sum(peaks):.0f} MB meanwhile{'' if can_forget else ' or before'}; "
+        f"the service itself {peaks[0]:.0f} MB, the process that decodes {peaks[-1]:.0f} MB (goal: 300 MB)"
     )
     print(f"/healthz meanwhile: p50 {percentile(health, 0.5):.1f} ms, p99 {percentile(health, 0.99):.1f} ms (goal: 50)")
 

@@ -1,5 +1,6 @@
 """`/v1/runs`: the controller's decisions, window by window, on either store."""
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -18,7 +19,7 @@ PILOT = [[8, 0, 30], [8, 2, 20], [8, 6, 14]]
 
 @pytest.fixture
 def client(client_with, kept):
-    return client_with(**kept)
+    return client_with(**kept).solve_here()
 
 
 def windows(count: int, prompts: int = 48, seed: int = 0) -> list[list[int]]:
@@ -96,24 +97,41 @@ def test_forms_of_a_window_are_one(client):
 def test_restored_states_decide_alike(client_with, kept):
     """What comes from the store, after a restart or with the memory full, is the same to the last bit."""
     counts = windows(12)
-    one = client_with(**kept)
+    one = client_with(**kept).solve_here()
     run = create(one)["id"]
     expected = put_all(one, run, counts)
     other = create(one)["id"]
     answers = []
     for index, window in enumerate(counts):
-        answers += put_all(client_with(**kept), other, [window], first=index)
+        answers += put_all(client_with(**kept).solve_here(), other, [window], first=index)
     assert [answer["decision"] for answer in answers] == [answer["decision"] for answer in expected]
 
 
-def test_solves_that_take_long_leave_the_process_and_are_the_same(client_with, kept):
-    counts = windows(3)
-    here, away = client_with(**kept), client_with(**kept, inline_milliseconds=0)
-    answers = [
-        put_all(one, create(one, RUN | {"pilot": {"num_rollouts": 8, "num_successes": counts[0]}})["id"], counts)
-        for one in (here, away)
-    ]
-    assert [answer["decision"] for answer in answers[0]] == [answer["decision"] for answer in answers[1]]
+def test_solves_are_the_same_in_a_child(client, client_with, kept):
+    """Windows are solved there, and here while long jobs hold all children."""
+    body, counts = RUN | {"pilot": {"num_rollouts": 8, "num_successes": windows(1)[0]}}, windows(3)
+    away, at_once = client_with(**kept), client_with(**kept, inline_milliseconds=0)
+    found = [put_all(one, create(one, body)["id"], counts) for one in (client, away, at_once)]
+    decisions = [[answer["decision"] for answer in answers] for answers in found]
+    assert decisions[0] == decisions[1] == decisions[2]
+    assert client.app.state.pool._executor is None
+    assert away.app.state.pool._executor is not None
+
+
+def test_windows_of_many_runs_at_once(client_with, kept):
+    client = client_with(**kept)
+    runs, (window,) = [create(client)["id"] for _ in range(40)], windows(1)
+    headers = {"Content-Type": "application/json"}
+    body = json.dumps({"num_rollouts": 8, "num_successes": window})
+
+    async def put_everywhere():
+        puts = (client.http.put(f"{RUNS}/{run}/windows/0", content=body, headers=headers) for run in runs)
+        return await asyncio.gather(*puts)
+
+    answers = client.run(put_everywhere())
+    assert {answer.status_code for answer in answers} == {201}, "more than the pool's queue, and none is turned away"
+    assert len({json.dumps(answer.json()["decision"]) for answer in answers}) == 1
+    assert client.app.state.pool.jobs == 0
 
 
 # --- doing it again ---------------------------------------------------------------------------------------------------

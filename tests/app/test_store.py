@@ -182,7 +182,7 @@ def hold(kept):
 
 
 def test_waiting_too_long_is_a_503_and_nothing_is_lost(client_with, refused, kept):
-    client = client_with(**kept, store_seconds=0.2)
+    client = client_with(**kept, store_seconds=0.2).solve_here()
     run = client.ask(RUN, path=RUNS).json()["id"]
     assert client.put(run, 0, WINDOW).status_code == 201
     release = hold(kept)
@@ -202,7 +202,7 @@ def test_waiting_too_long_is_a_503_and_nothing_is_lost(client_with, refused, kep
 
 def test_the_same_window_from_two_processes(client_with, kept):
     """Each of two services has the run's state at hand, and both are asked at once: one of them is first."""
-    clients = [client_with(**kept) for _ in range(2)]
+    clients = [client_with(**kept).solve_here() for _ in range(2)]
     run = clients[0].ask(RUN, path=RUNS).json()["id"]
     at_once = threading.Barrier(2)
 
@@ -228,7 +228,7 @@ def test_the_same_window_from_two_processes(client_with, kept):
 
 
 def test_the_same_key_from_two_processes(client_with, kept):
-    clients = [client_with(**kept) for _ in range(2)]
+    clients = [client_with(**kept).solve_here() for _ in range(2)]
     at_once = threading.Barrier(2)
 
     def create(client, key):
@@ -244,7 +244,7 @@ def test_the_same_key_from_two_processes(client_with, kept):
 
 
 def test_a_rewind_elsewhere_is_noticed(client_with, refused, kept):
-    one, other = client_with(**kept), client_with(**kept)
+    one, other = client_with(**kept).solve_here(), client_with(**kept).solve_here()
     run = one.ask(RUN, path=RUNS).json()["id"]
     for index in range(3):
         assert one.put(run, index, WINDOW).status_code == 201
@@ -262,7 +262,7 @@ def test_a_rewind_elsewhere_is_noticed(client_with, refused, kept):
 
 
 def test_only_so_many_wait(client_with, refused, sqlite, monkeypatch):
-    client = client_with(**sqlite)
+    client = client_with(**sqlite).solve_here()
     monkeypatch.setattr("app.store._MOST_WAITING", 0)
     response = client.ask(RUN, path=RUNS)
     refused(response, "store-busy")
@@ -341,11 +341,11 @@ def test_the_oldest_content_makes_room(store):
 
 
 def test_recommendations_outlive_the_process(client_with, kept, question, refused):
-    first = client_with(**kept)
+    first = client_with(**kept).solve_here()
     posted = first.ask(question)
     first.run(first.app.state.recommendations.saved())
     path = posted.headers["content-location"]
-    second = client_with(**kept)
+    second = client_with(**kept).solve_here()
     got = second.get(path)
     assert (got.status_code, got.content, got.headers["etag"]) == (200, posted.content, posted.headers["etag"])
     assert second.get(path, **{"If-None-Match": got.headers["etag"]}).status_code == 304
@@ -368,7 +368,7 @@ def test_recommendations_do_not_need_the_store(client_with, question, sqlite, ca
 
 
 def test_a_backup_taken_meanwhile_is_whole(client_with, sqlite, tmp_path):
-    client = client_with(**sqlite)
+    client = client_with(**sqlite).solve_here()
     run = client.ask(RUN, path=RUNS).json()["id"]
     for index in range(3):
         client.put(run, index, WINDOW)
@@ -384,7 +384,7 @@ def test_a_backup_taken_meanwhile_is_whole(client_with, sqlite, tmp_path):
 
 def test_states_are_small(store, client_with, kept):
     """Settings and objectives are not repeated in every state."""
-    client = client_with(**kept)
+    client = client_with(**kept).solve_here()
     run = client.ask(RUN, path=RUNS).json()["id"]
     for index in range(3):
         client.put(run, index, WINDOW)
