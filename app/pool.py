@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from app.metrics import Metrics
 from app.problems import Problem
@@ -20,6 +20,9 @@ __all__ = ["Pool"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+#: After its children were told to end; it takes milliseconds.
+_ENDING_SECONDS: Final = 2.0
 
 
 class Pool:
@@ -115,7 +118,12 @@ class Pool:
 
     def close(self) -> None:
         """End the children."""
+        executor = self._executor
+        # Python ends it at exit, too, and fails with a traceback where that meets the end that it comes to by itself.
+        ending: threading.Thread | None = getattr(executor, "_executor_manager_thread", None)
         self._discard()
+        if ending is not None:
+            ending.join(_ENDING_SECONDS)
 
     async def _submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._executor is None:
