@@ -8,7 +8,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Marked", "fields", "signed_percent", "table"]
+import rl2ml_core as rl2ml
+from rl2ml_core.selection.problem import LOOKAHEAD
+
+__all__ = ["Marked", "fields", "signed_percent", "table", "unit_of_gains"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,8 @@ def signed_percent(share: float) -> str:
 
 def _indented(grid: Table) -> RenderableType:
     return Padding(grid, (0, 0, 0, 2), expand=False)
+
+
+def unit_of_gains(answer: rl2ml.Recommendation) -> str:
+    """What a recommendation's gains are measured by."""
+    return "over a training run" if LOOKAHEAD in answer.assumptions else "per step of equal length"

@@ -6,8 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 import rl2ml_core as rl2ml
-from rl2ml_core.cli.layout import Marked, fields, signed_percent, table
-from rl2ml_core.selection.problem import LOOKAHEAD
+from rl2ml_core.cli.layout import Marked, fields, signed_percent, table, unit_of_gains
 from rl2ml_core.selection.uncertainty import Interval
 
 __all__ = ["advantage_rows", "groups_text", "objective_text", "recommendation_text", "window_text"]
@@ -140,8 +139,7 @@ def _rows(answer: rl2ml.Recommendation, pilot: rl2ml.PilotHistogram) -> Iterator
         if gain is not None and answer.gamma != itself:
             where = answer.gain_intervals[name]
             spread = f" ({signed_percent(where.lower)} to {signed_percent(where.upper)})" if where else ""
-            unit = "over a training run" if LOOKAHEAD in answer.assumptions else "per step of equal length"
-            yield f"gain over {label}", f"{signed_percent(gain)}{spread} {unit}"
+            yield f"gain over {label}", f"{signed_percent(gain)}{spread} {unit_of_gains(answer)}"
     rate = answer.learning_rate
     if rate is not None and rate.multiplier is not None:
         yield (

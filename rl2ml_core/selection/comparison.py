@@ -13,6 +13,7 @@ from rl2ml_core.objective.family import MAX_GAMMA
 from rl2ml_core.objective.population import Population
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.selection.metrics import Metric
+from rl2ml_core.selection.problem import LOOKAHEAD
 from rl2ml_core.selection.recommend import Recommendation, recommend
 from rl2ml_core.selection.status import caution_of
 from rl2ml_core.selection.uncertainty import Interval
@@ -24,7 +25,7 @@ _STANDARD = ("rl", "maxrl", "current")
 
 @dataclass(frozen=True, eq=False)
 class ComparedTrainer:
-    """One trainer on the pilot, and what the recommended objective gains over it per step of equal length."""
+    """One trainer on the pilot, and what the recommended objective gains over it: per step, or over a training run."""
 
     analysis: Analysis
     gain_of_recommended: float | None  # relative; None where this trainer gains nothing, or nothing is recommended
@@ -100,7 +101,8 @@ class Comparison:
         parts = []
         if over:
             every = f"all {over}" if over == len(valued) else f"{over} of {len(valued)}"
-            parts.append(f"more per step than {'the' if len(valued) == 1 else every} trainer{'s' * (len(valued) > 1)}")
+            when = "over a training run" if LOOKAHEAD in answer.assumptions else "per step"
+            parts.append(f"more {when} than {'the' if len(valued) == 1 else every} trainer{'s' * (len(valued) > 1)}")
         if close:
             parts.append(f"about as much as {_listed(close)}")
         if better:

@@ -31,6 +31,7 @@ class Weighted:
 
     cells: Array  # [C, width]: what is weighed, linear in the terms
     finish: Callable[[Array], Array]  # [D, width] → [terms, D, G]
+    per_draw: int = 1  # numbers that `finish` holds for each draw
 
     def __call__(self, weights: Array) -> Array:
         """Terms [terms, D, G] of weights [D, C]."""

@@ -40,7 +40,7 @@ CRITERIA = ("rms_gain", "paper", "lookahead")
 #: What every answer rests on, as stable codes.
 ALWAYS_ASSUMED = ("pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot")
 #: And what that of criterion "lookahead" does.
-LOOKAHEAD = "intervals_hold_the_prior"
+LOOKAHEAD = "gains_are_over_a_training_run"
 
 #: λ of Eq. 4 where none is given: the best of the four values measured (docs/decisions.md).
 DEFAULT_VARIANCE_PENALTY = 0.01
@@ -196,7 +196,8 @@ class Problem:
     def under(self, prior: BetaPrior) -> Criterion:
         """The criterion were the prior another."""
         people = self.population
-        return self.criterion_under(Population.trusted(people.successes, people.failures, people.weights, prior))
+        people = Population.trusted(people.successes, people.failures, people.weights, prior)
+        return self.criterion.under(people) if isinstance(self.criterion, Lookahead) else self.criterion_under(people)
 
     def terms(self, *tables: AdvantageTable) -> Array:
         """The criterion's terms of any tables, [terms, tables]."""
@@ -213,6 +214,9 @@ class Problem:
             return "the pilot has no success at all; make the prompts easier, or sample far more rollouts"
         if not self.population.failures[occupied].any():
             return "the pilot has no failure at all: there is nothing left to learn from these prompts"
+        rates = self.population.pass_rates[occupied]
+        if not (rates * (1 - rates)).any():
+            return "no prompt has both successes and failures to learn from under this prior"
         weights = self.population.weights
         headroom = float(weights @ self.metric.headroom(self.population) / weights.sum())
         if headroom < SATURATED_HEADROOM:
