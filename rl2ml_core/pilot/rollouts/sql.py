@@ -1,0 +1,100 @@
+"""From rows to cells in SQL: what the engine runs, and what runs the same elsewhere.
+
+`PER_PROMPT`, `CELLS`, `PER_STEP` and `DEDUPLICATED` are plain SQL over a table `rollouts` of one row per rollout
+(step, prompt, sample, rollout, score): they run unchanged on Spark, DuckDB, Postgres or BigQuery. The engine builds
+its partial aggregates from the same steps, with the columns that a format has.
+"""
+
+import re
+from collections.abc import Iterable
+
+__all__ = [
+    "CELLS",
+    "DEDUPLICATED",
+    "PER_PROMPT",
+    "PER_STEP",
+    "all_of",
+    "content_key",
+    "id_key",
+    "identifier",
+    "literal",
+    "number",
+    "published",
+]
+
+#: A rollout that a dump repeats, in several outputs or rows, counts once. `sample` is the group of rollouts that were
+#: sampled together, `rollout` its number among them.
+DEDUPLICATED = """\
+SELECT step, prompt, MIN(score) AS score
+FROM rollouts
+GROUP BY step, prompt, sample, rollout"""
+
+#: n and k of each prompt. At two steps it is two prompts: the policy has moved in between. {rollouts} is a table with
+#: one row per rollout, {success} a condition on score.
+PER_PROMPT = """\
+SELECT step, prompt, COUNT(*) AS num_rollouts, SUM(CASE WHEN {success} THEN 1 ELSE 0 END) AS num_successes
+FROM {rollouts}
+WHERE score IS NOT NULL
+GROUP BY step, prompt"""
+
+#: The pilot: how many prompts had k successes in n rollouts. {prompts} is a table like the result of PER_PROMPT.
+CELLS = """\
+SELECT num_rollouts, num_successes, COUNT(*) AS num_prompts
+FROM {prompts}
+GROUP BY num_rollouts, num_successes
+ORDER BY num_rollouts, num_successes"""
+
+#: Per step, from the same.
+PER_STEP = """\
+SELECT step, COUNT(*) AS prompts, SUM(num_rollouts) AS rollouts, SUM(num_successes) AS successes
+FROM {prompts}
+GROUP BY step
+ORDER BY step"""
+
+
+def published(success: str = "score >= 1") -> str:
+    """The whole way from `rollouts` to cells as one statement to paste."""
+    per_prompt = PER_PROMPT.format(success=success, rollouts="deduplicated")
+    parts = {"deduplicated": DEDUPLICATED, "prompts": per_prompt}
+    tables = ",\n".join(f"{name} AS (\n{_indented(text)}\n)" for name, text in parts.items())
+    return f"WITH {tables}\n{CELLS.format(prompts='prompts')}"
+
+
+def _indented(text: str) -> str:
+    return re.sub("^", "  ", text, flags=re.MULTILINE)
+
+
+def identifier(name: str) -> str:
+    """A column's name, quoted: whatever it holds, it stays a name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """A string, quoted."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def number(value: float) -> str:
+    """A finite float, exactly."""
+    return f"CAST({value!r} AS DOUBLE)"
+
+
+def content_key(*texts: str) -> str:
+    """128 bits of the MD5 of texts: what identifies a prompt by its content. NULL if one of them is."""
+    joined = texts[0] if len(texts) == 1 else "(" + " || chr(31) || ".join(texts) + ")"
+    return f"md5_number({joined})"
+
+
+def id_key(text: str) -> str:
+    """A key of an id in text: whole numbers are themselves, so that 17 in a csv is 17 in a parquet file."""
+    whole = f"regexp_full_match({text}, '0|-?[1-9][0-9]{{0,17}}')"
+    return f"CASE WHEN {whole} THEN {integer_key(f'CAST({text} AS BIGINT)')} ELSE md5_number({text}) END"
+
+
+def integer_key(value: str) -> str:
+    """The same key of an integer column."""
+    return f"CAST(CAST({value} AS HUGEINT) + 9223372036854775808 AS UHUGEINT)"
+
+
+def all_of(conditions: Iterable[str]) -> str:
+    return " AND ".join(f"({condition})" for condition in conditions)
