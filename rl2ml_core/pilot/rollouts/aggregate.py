@@ -7,7 +7,6 @@ per prompt. Levels that a format has no roles for are left out: a plain table is
 from rl2ml_core.pilot.rollouts.columns import FILE
 from rl2ml_core.pilot.rollouts.format import Options, Scan
 from rl2ml_core.pilot.rollouts.sql import identifier, literal
-from rl2ml_core.pilot.rollouts.success import success_sql
 
 __all__ = ["INDEX", "KEYS", "aggregate_sql", "rows_sql", "source_sql"]
 
@@ -33,7 +32,8 @@ def source_sql(scan: Scan, paths: list[str], *, skip_errors: bool, longest: int)
         return f"(SELECT *, {literal(paths[0])} AS {FILE}, 0 AS {INDEX} FROM rl2ml_documents)"
     files = f"[{', '.join(literal(_escaped(path)) for path in paths)}]"
     types = f"{{{', '.join(f'{literal(name)}: {literal(kind)}' for name, kind in scan.columns)}}}"
-    options = f"compression = {literal(scan.compression)}, ignore_errors = {str(skip_errors).lower()}"
+    compression = "uncompressed" if scan.compression == "none" else scan.compression
+    options = f"compression = {literal(compression)}, ignore_errors = {str(skip_errors).lower()}"
     if scan.kind == "parquet":
         reader = f"read_parquet({files})"
     elif scan.kind == "jsonl":
@@ -70,6 +70,7 @@ def rows_sql(scan: Scan, source: str, options: Options, **more: str) -> str:
         "completion": scan.completion,
         "k": scan.counts[0] if scan.counts else None,
         "n": scan.counts[1] if scan.counts else None,
+        "noted": f"coalesce({scan.noted}, false)" if scan.noted else None,
         "unfit": scan.skip,
         "malformed": _malformed(scan) if options.skip_errors else None,
     }
@@ -112,25 +113,25 @@ def aggregate_sql(scan: Scan, source: str, options: Options, *, many: bool) -> s
     """The partial aggregate of a batch.
 
     Columns: `file` if the batch has many; the keys that the format has; `skip`; and counts per group: `seen` rows,
-    `used` ones, `n`, `k`, `partial` scores beside 0 and 1, and `flaky` completions with both outcomes.
+    `used` ones, `n`, `k`, `partial` scores beside 0 and 1, `flaky` completions with both outcomes, and `noted` rows.
     """
     roles = {"step": scan.step, "prompt": scan.prompt, "prompt_id": scan.prompt_id, "sample": scan.group}
     keys = [name for name in KEYS if roles[name] is not None]
     own = {name: f"CASE WHEN skip IS NULL THEN {name} END" for name in keys}
     file = ["file"] if many else []
     rows = f"({rows_sql(scan, source, options)})"
-    success = success_sql(options.success, "score", scan.single)
+    success = scan.success(options)
+    noted = "count_if(noted AND skip IS NULL)" if scan.noted else "0"
     named = ", ".join(f"{sql} AS {name}" for name, sql in own.items())
     kept = ", ".join([*file, "skip", named])
-    if scan.counts is not None:
+    if scan.counts is not None or (scan.rollout is None and scan.completion is None):
+        n, k, partial = "count(*)", f"count_if({success})", "count_if(score NOT IN (0, 1))"
+        if scan.counts is not None:
+            n, k = (f"CAST(sum(CAST({name} AS BIGINT)) AS BIGINT)" for name in ("n", "k"))
+            partial = "0"
         return (
-            f"SELECT {kept}, count(*) AS seen, count(*) AS used, CAST(sum(CAST(n AS BIGINT)) AS BIGINT) AS n, "
-            f"CAST(sum(CAST(k AS BIGINT)) AS BIGINT) AS k, 0 AS partial, 0 AS flaky FROM {rows} GROUP BY ALL"
-        )
-    if scan.rollout is None and scan.completion is None:
-        return (
-            f"SELECT {kept}, count(*) AS seen, count(*) AS used, count(*) AS n, count_if({success}) AS k, "
-            f"count_if(score NOT IN (0, 1)) AS partial, 0 AS flaky FROM {rows} GROUP BY ALL"
+            f"SELECT {kept}, count(*) AS seen, count(*) AS used, {n} AS n, {k} AS k, {partial} AS partial, 0 AS flaky, "
+            f"{noted} AS noted FROM {rows} GROUP BY ALL"
         )
     completion = "completion" if scan.completion else "NULL"
     if scan.rollout is not None:
@@ -138,6 +139,7 @@ def aggregate_sql(scan: Scan, source: str, options: Options, *, many: bool) -> s
         # are read.
         rest = [name for name in keys if name not in ("step", "sample")]
         fields = ["nth" if scan.order else "0", "score", *rest, *(["completion"] if scan.completion else [])]
+        fields += ["noted"] if scan.noted else []
         packed = ", ".join(f"f{i} := {name}" for i, name in enumerate(fields))
         unpacked = ", ".join(f"least.f{i} AS {name}" for i, name in enumerate(fields) if i)
         both = ", ".join([*file, *(name for name in ("step", "sample") if name in keys)])
@@ -152,12 +154,10 @@ def aggregate_sql(scan: Scan, source: str, options: Options, *, many: bool) -> s
     alike = (
         f"(SELECT {kept}, CASE WHEN skip IS NULL THEN {completion} END AS completion, "
         f"CAST(sum(seen) AS BIGINT) AS seen, count(*) AS n, count_if({success}) AS k, "
-        f"count_if(score NOT IN (0, 1)) AS partial FROM {rows} GROUP BY ALL)"
+        f"count_if(score NOT IN (0, 1)) AS partial, {noted} AS noted FROM {rows} GROUP BY ALL)"
     )
     flaky = "count_if(k > 0 AND k < n)" if scan.completion else "0"
     out = ", ".join([*file, "skip", *keys])
-    return (
-        f"SELECT {out}, CAST(sum(seen) AS BIGINT) AS seen, CAST(sum(n) AS BIGINT) AS used, CAST(sum(n) AS BIGINT) AS n,"
-        f" CAST(sum(k) AS BIGINT) AS k, CAST(sum(partial) AS BIGINT) AS partial, {flaky} AS flaky "
-        f"FROM {alike} GROUP BY ALL"
-    )
+    sums = {"seen": "seen", "used": "n", "n": "n", "k": "k", "partial": "partial", "noted": "noted"}
+    summed = ", ".join(f"CAST(sum({name}) AS BIGINT) AS {total}" for total, name in sums.items())
+    return f"SELECT {out}, {summed}, {flaky} AS flaky FROM {alike} GROUP BY ALL"

@@ -7,10 +7,13 @@ from rl2ml_core.errors import InvalidTable
 from rl2ml_core.pilot.rollouts.format import Head, found
 from rl2ml_core.pilot.rollouts.sql import content_key, id_key, identifier, integer_key, literal
 
-__all__ = ["FILE", "Column", "column", "declared", "scoped"]
+__all__ = ["FILE", "FILE_HALF", "Column", "column", "declared", "id_in_file", "scoped"]
 
 #: The path of a row's file, which the engine puts beside the columns.
 FILE = "rl2ml_file"
+
+#: What the upper half of `id_in_file` counts in.
+FILE_HALF = 1 << 64
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT")
 
@@ -113,6 +116,11 @@ def declared(head: Head, columns: Iterable[Column]) -> tuple[tuple[str, str], ..
     for one in columns:
         types[one.name] = "JSON" if "JSON" in (one.type, types.get(one.name)) else one.type
     return tuple(sorted(types.items()))
+
+
+def id_in_file(text: str) -> str:
+    """A key of an id that holds within one file: the upper half is the file's, the lower one the id's."""
+    return f"CAST(md5_number_upper({FILE}) AS UHUGEINT) * {FILE_HALF} + md5_number_lower({text})"
 
 
 def scoped(*texts: str) -> str:

@@ -3,13 +3,13 @@
 import hashlib
 from typing import Any
 
-from rl2ml_core.pilot.rollouts.columns import scoped
+from rl2ml_core.pilot.rollouts.columns import id_in_file, scoped
 from rl2ml_core.pilot.rollouts.format import Scan
 
 __all__ = ["SCHEMA", "digest", "scan_of"]
 
 
-def SCHEMA() -> Any:  # noqa: N802  (a constant, but for pyarrow)
+def SCHEMA() -> Any:
     """Of the rows: texts but for the score and the step."""
     import pyarrow
 
@@ -23,12 +23,13 @@ def digest(*texts: str) -> str:
     return hashlib.md5("\x1f".join(texts).encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
 
 
-def scan_of(format: str, reader: Any, *, roles: tuple[str, ...] = ()) -> Scan:  # noqa: A002
+def scan_of(format: str, reader: Any, *, roles: tuple[str, ...] = (), **more: Any) -> Scan:  # noqa: A002
     """The scan of documents.
 
     Args:
         format: its name.
         reader: path, options → rows.
+        more: of the scan.
         roles: which of prompt_id, sample, rollout, completion and step they have.
     """
     return Scan(
@@ -39,11 +40,12 @@ def scan_of(format: str, reader: Any, *, roles: tuple[str, ...] = ()) -> Scan:  
         score="score",
         given="given",
         skip="skip_reason",
-        prompt_id=scoped("prompt_id") if "prompt_id" in roles else None,
+        prompt_id=id_in_file("prompt_id") if "prompt_id" in roles else None,
         shown_id="prompt_id",
         group=scoped("sample") if "sample" in roles else None,
         rollout=scoped("rollout") if "rollout" in roles else None,
         completion="hash(completion)" if "completion" in roles else None,
         step="step" if "step" in roles else None,
         documents=reader,
+        **more,
     )

@@ -30,8 +30,8 @@ _PARTS = 8
 _DOCUMENTS_AT_ONCE = 1024
 _TICK = 0.1  # seconds between looks at how far a statement is
 
-#: Per file: (reason or None) → (rows seen, rows used, rollouts, partial scores, flaky completions).
-Tally = dict[str | None, tuple[int, int, int, int, int]]
+#: Per file: (reason or None) → (rows seen, rows used, rollouts, partial scores, flaky completions, noted rows).
+Tally = dict[str | None, tuple[int, int, int, int, int, int]]
 
 
 class Engine:
@@ -75,7 +75,7 @@ class Engine:
         return source_sql(scan, [os.path.abspath(path) for path in paths], skip_errors=skip, longest=MAX_RECORD_BYTES)
 
     def aggregate(
-        self, scan: Scan, paths: Sequence[str], tick: Callable[[float], None] | None = None
+        self, scan: Scan, paths: Sequence[str], tick: Callable[[float], object] | None = None
     ) -> tuple[str, list[Tally]]:
         """Files of one scan into a partial aggregate of their own, which `keep` adds to what was read.
 
@@ -100,7 +100,9 @@ class Engine:
     def tallies(self, table: str, files: int) -> list[Tally]:
         """What became of the rows of each file of a partial aggregate."""
         file = "file" if files > 1 else "0"
-        counts = ", ".join(f"CAST(sum({name}) AS BIGINT)" for name in ("seen", "used", "n", "partial", "flaky"))
+        counts = ", ".join(
+            f"CAST(sum({name}) AS BIGINT)" for name in ("seen", "used", "n", "partial", "flaky", "noted")
+        )
         found: list[Tally] = [{} for _ in range(files)]
         for index, skip, *numbers in self.rows(
             f"SELECT {file}, CAST(skip AS VARCHAR), {counts} FROM {table} GROUP BY ALL"
@@ -192,7 +194,8 @@ class Engine:
         scan = Scan("", head.kind, ((name, "VARCHAR"),), compression=head.compression)
         column = identifier(name)
         found = self.rows(
-            f"SELECT DISTINCT {column} FROM {self.source(scan, [head.path])} WHERE {column} IS NOT NULL ORDER BY 1 LIMIT 100"
+            f"SELECT DISTINCT {column} FROM {self.source(scan, [head.path])} "
+            f"WHERE {column} IS NOT NULL ORDER BY 1 LIMIT 100"
         )
         return [row[0] for row in found]
 
@@ -245,7 +248,7 @@ class Engine:
         self._made += 1
         return f"rl2ml_part_{self._made}"
 
-    def _run(self, statement: str, tick: Callable[[float], None] | None = None) -> None:
+    def _run(self, statement: str, tick: Callable[[float], object] | None = None) -> None:
         with _translated():
             if tick is None:
                 self.connection.execute(statement)

@@ -108,7 +108,7 @@ def open_binary(path: str, compression: str) -> BinaryIO:
     if compression == "zstd":
         import pyarrow
 
-        return pyarrow.input_stream(path, compression="zstd")  # type: ignore[no-any-return]
+        return io.BufferedReader(pyarrow.input_stream(path, compression="zstd"))
     return Path(path).open("rb")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rl2ml_core.errors import InvalidTable
-from rl2ml_core.pilot.rollouts.success import Threshold
+from rl2ml_core.pilot.rollouts.success import Threshold, success_sql
 
 __all__ = ["BAD", "REASONS", "Format", "Head", "Options", "Scan", "found", "listed", "require"]
 
@@ -90,6 +90,9 @@ class Scan:
             group: repeated rows count once, by the least `order`.
         completion: a hash of what was sampled.
         counts: num_successes and num_rollouts, where a row is a prompt.
+        noted, note: a condition on counted rows, and (code, words) to say how many meet it.
+        others: names of scores that do not count.
+        policy: the model that was sampled.
         single: scores were stored in 32 bits.
         shown: the prompt as text, for examples.
         documents: rows of a file, by role, where it is no table.
@@ -111,10 +114,18 @@ class Scan:
     order: str | None = None
     completion: str | None = None
     counts: tuple[str, str] | None = None
+    noted: str | None = None
+    note: tuple[str, str] | None = None
+    others: tuple[str, ...] = ()
+    policy: str = ""
     single: bool = False
     shown: str = "NULL"
     compression: str = "none"
     documents: "Callable[[str, Options], Iterator[dict[str, Any]]] | None" = None
+
+    def success(self, options: Options) -> str:
+        """Whether a row succeeded, over its `score`."""
+        return success_sql(options.success, "score", self.single)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,26 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from rl2ml_core.errors import InvalidInput, InvalidTable
-from rl2ml_core.pilot.rollouts import plain, trl, verl
+from rl2ml_core.pilot.rollouts import inspect_ai, lm_eval, plain, skyrl, tinker, trl, verifiers, verl
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, found, listed
 
 __all__ = ["FORMATS", "detect", "named_format", "unknown", "unknown_files"]
 
 #: In the order in which a file is tried.
-FORMATS: Final[Mapping[str, Format]] = {module.FORMAT.name: module.FORMAT for module in (verl, trl, plain)}
+FORMATS: Final[Mapping[str, Format]] = {
+    known.name: known
+    for known in (
+        verl.FORMAT,
+        trl.FORMAT,
+        skyrl.FORMAT,
+        lm_eval.FORMAT,
+        inspect_ai.FORMAT,
+        verifiers.FORMAT,
+        verifiers.TRACES,
+        tinker.FORMAT,
+        plain.FORMAT,
+    )
+}
 
 
 def named_format(name: str | None) -> Format | None:

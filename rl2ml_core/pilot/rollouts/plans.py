@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rl2ml_core.errors import InvalidInput, InvalidTable
 from rl2ml_core.pilot.rollouts.columns import column, declared
@@ -93,7 +94,7 @@ def _overridden(scan: Scan, head: Head, options: Options) -> Scan:
     if scan.documents is not None:
         raise InvalidInput(f"{', '.join(said)} cannot be named in {scan.format} logs", field=next(iter(said)))
     used = []
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     if options.prompt:
         prompt = column(head, options.prompt)
         used.append(prompt)

@@ -10,7 +10,6 @@ from typing import Any
 
 from rl2ml_core.checks import choice, integer
 from rl2ml_core.errors import InvalidInput, InvalidTable
-from rl2ml_core.pilot.diagnostics import Diagnostic
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.rollouts import findings
 from rl2ml_core.pilot.rollouts.engine import Engine, Tally
@@ -200,7 +199,10 @@ class _Reading:
         scan = batch[0].scan
         assert scan is not None
         size, total, report = sum(one.size for one in batch), self._total, self.progress
-        tick = None if report is None else lambda share: report(self.done + int(share * size), total)
+        tick: Callable[[float], object] | None = None
+        if report is not None:
+            done = self.done
+            tick = lambda share: report(done + int(share * size), total)  # noqa: E731
         try:
             table, tallies = self.engine.aggregate(scan, [one.path for one in batch], tick)
         except InvalidTable as error:
@@ -223,7 +225,7 @@ class _Reading:
             bad = [reason for reason in tally if reason in BAD]
             if bad and not self.skipping:
                 raise bad_row(self.engine, plan.scan, plan.path, bad)
-            if self.engine.options.success is None and tally.get(None, (0,) * 5)[3]:
+            if self.engine.options.success is None and tally.get(None, (0,) * 6)[3]:
                 raise needs_rule(self.engine, plan.scan, plan.path)
             self.tallies[plan.path] = tally
         self.engine.keep(table)
@@ -242,13 +244,12 @@ class _Reading:
         steps = None
         if by_step:
             per_step = engine.rows(PER_STEP.format(prompts=engine.counted("step", "prompt")) + " NULLS FIRST")
-            steps = tuple(Step(*(None if one is None else int(one) for one in row)) for row in per_step)
+            steps = tuple(Step(one, int(prompts), int(n), int(k)) for one, prompts, n, k in per_step)
         rule = engine.options.success
-        scans = {one.path: one.scan for one in self.plans if one.scan is not None}
-        found: list[Diagnostic] = findings.look(engine, scans, self.tallies, reports, pilot, steps, merge_steps)
+        read = findings.Read(engine, self.plans, self.tallies, reports, pilot, steps, merge_steps)
         return Rollouts(
             pilot=pilot,
-            findings=tuple(found),
+            findings=tuple(findings.look(read)),
             files=reports,
             steps=steps,
             success="score == 1" if rule is None else str(rule),
@@ -261,7 +262,7 @@ class _Reading:
             note = self.errors.get(plan.path) or plan.left_out
             return FileReport(plan.path, plan.format, note=note)
         tally = self.tallies[plan.path]
-        seen, used = tally.get(None, (0,) * 5)[:2]
+        seen, used = tally.get(None, (0,) * 6)[:2]
         skipped = Counter({reason: counts[0] for reason, counts in tally.items() if reason is not None})
         if seen > used:
             skipped["duplicate"] = seen - used

@@ -6,18 +6,18 @@ its partial aggregates from the same steps, with the columns that a format has.
 """
 
 import re
-from collections.abc import Iterable
 
 __all__ = [
     "CELLS",
     "DEDUPLICATED",
     "PER_PROMPT",
     "PER_STEP",
-    "all_of",
     "content_key",
     "id_key",
     "identifier",
+    "integer_key",
     "literal",
+    "matches_text",
     "number",
     "published",
 ]
@@ -96,5 +96,6 @@ def integer_key(value: str) -> str:
     return f"CAST(CAST({value} AS HUGEINT) + 9223372036854775808 AS UHUGEINT)"
 
 
-def all_of(conditions: Iterable[str]) -> str:
-    return " AND ".join(f"({condition})" for condition in conditions)
+def matches_text(text: str, *values: str) -> str:
+    """Whether an expression is one of some strings."""
+    return f"{text} IN ({', '.join(map(literal, values))})"

@@ -24,6 +24,7 @@ def _plan(head: Head, options: Options) -> Scan:
         raise InvalidTable(f"expected {FORMAT.title}, which is parquet; this file is {head.kind}")
     prompt, completion, step = (column(head, name) for name in ("prompt", "completion", "step"))
     score = column(head, options.chosen or options.reward or _reward(head))
+    rewards = [name for name in head.fields if name not in _OTHERS and head.types[name] in ("FLOAT", "DOUBLE")]
     return Scan(
         format="trl",
         kind=head.kind,
@@ -35,6 +36,7 @@ def _plan(head: Head, options: Options) -> Scan:
         step=step.whole,
         completion=f"hash({completion.text})",
         single=score.type == "FLOAT",
+        others=tuple(name for name in rewards if name != score.name),
     )
 
 

@@ -90,23 +90,18 @@ def unreadable(scan: Scan, path: str, error: InvalidTable) -> InvalidTable:
 def _lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """Lines by number; one that is too long ends them."""
     number = 0
-    buffered = stream if hasattr(stream, "readline") else io.BufferedReader(stream)
-    while line := _readline(buffered):
+    while line := stream.readline(MAX_RECORD_BYTES + 1):
         number += 1
         yield number, line
         if len(line) > MAX_RECORD_BYTES:
             return
 
 
-def _readline(stream: BinaryIO) -> bytes:
-    return stream.readline(MAX_RECORD_BYTES + 1)
-
-
 def _bad_line(path: str, compression: str) -> str:
     with open_binary(path, compression) as stream:
         for number, line in _lines(stream):
             if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # noqa: PLW2901
+                line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip() and (wrong := _wrong(line)):
                 return f"line {number} {wrong}"
     return ""
