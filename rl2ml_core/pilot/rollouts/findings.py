@@ -95,7 +95,7 @@ def _left_out(read: Read) -> list[Diagnostic]:
     for reason, words in _LEFT_OUT.items():
         count = sum(tally[reason][0] for tally in read.tallies.values() if reason in tally)
         if count:
-            example = _example(read, "shown", f"skip = '{reason}'", lambda tally, reason=reason: reason in tally)
+            example = _example(read, "shown", f"skip = '{reason}'", lambda tally: reason in tally)  # noqa: B023
             detail = f"{count} of {total} rollouts {words}: left out, not counted as failures{example}."
             found.append(Diagnostic(f"{reason}_rollouts", "warning", detail))
     repeated = sum(max(one.rows - one.used - sum(_without(one).values()), 0) for one in read.reports)
@@ -154,14 +154,13 @@ def _identity(read: Read) -> list[Diagnostic]:
         # One row per pair already; ids of different files have nothing to do with each other.
         pairs = f"{engine.counted('prompt', 'prompt_id')} WHERE prompt_id IS NOT NULL"
         by_id = f"SELECT prompt_id AS a, count(*) AS c FROM {pairs} GROUP BY prompt_id HAVING count(*) > 1"
-        by_prompt = f"SELECT prompt AS a, count(*) AS c FROM {pairs} GROUP BY prompt, prompt_id // {FILE_HALF} HAVING count(*) > 1"
+        by_file = f"prompt, prompt_id // {FILE_HALF}"
+        by_prompt = f"SELECT prompt AS a, count(*) AS c FROM {pairs} GROUP BY {by_file} HAVING count(*) > 1"
         ((mixed, most, worst),) = engine.rows(f"SELECT count(*), max(c), max_by(a, (c, a)) FROM ({by_id})")
         if mixed:
             name = _id_example(read, worst)
-            detail = (
-                f"{mixed} ids name several prompts each{name and f' (id {name!r} names {most})'}: prompts are told apart by "
-                "their content instead."
-            )
+            example = name and f" (id {name!r} names {most})"
+            detail = f"{mixed} ids name several prompts each{example}: prompts are told apart by their content instead."
             found.append(Diagnostic("id_mixes_prompts", "warning", detail))
         ((alike, most, worst),) = engine.rows(f"SELECT count(DISTINCT a), max(c), max_by(a, (c, a)) FROM ({by_prompt})")
         if alike:

@@ -34,7 +34,9 @@ def _plan(head: Head, options: Options) -> Scan:
         used.append(exception)
         errors.append(f"{exception.text} IS NOT NULL")
     errored = f"WHEN {' OR '.join(errors)} THEN 'errored' " if errors else ""
-    total = f"list_sum(TRY_CAST({score.sql} AS DOUBLE[]))"
+    # An element that is no number becomes NULL, which a sum would pass over.
+    tokens = f"TRY_CAST({score.sql} AS DOUBLE[])"
+    total = f"CASE WHEN list_count({tokens}) = len({tokens}) THEN list_sum({tokens}) END"
     return Scan(
         format="skyrl",
         kind=head.kind,
