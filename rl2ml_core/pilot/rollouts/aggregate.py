@@ -8,7 +8,7 @@ from rl2ml_core.pilot.rollouts.columns import FILE
 from rl2ml_core.pilot.rollouts.format import Options, Scan
 from rl2ml_core.pilot.rollouts.sql import identifier, literal
 
-__all__ = ["INDEX", "KEYS", "aggregate_sql", "rows_sql", "source_sql"]
+__all__ = ["INDEX", "KEYS", "MOST_REJECTS", "aggregate_sql", "rows_sql", "source_sql"]
 
 #: The number of a row's file in its batch.
 INDEX = "rl2ml_index"
@@ -18,8 +18,15 @@ KEYS = {"step": "BIGINT", "prompt": "UHUGEINT", "prompt_id": "UHUGEINT", "sample
 
 _LONGEST_CSV_LINE = 1 << 25
 
+#: Rows of csv that cannot be parsed and are left out, by file; a file with more of them is none.
+MOST_REJECTS = 10_000
+_REJECTS = (
+    f", store_rejects = true, rejects_table = 'rl2ml_rejects', rejects_scan = 'rl2ml_rejected_files', "
+    f"rejects_limit = {MOST_REJECTS}"
+)
 
-def source_sql(scan: Scan, paths: list[str], *, skip_errors: bool, longest: int) -> str:
+
+def source_sql(scan: Scan, paths: list[str], *, skip_errors: bool, longest: int, rejects: bool = False) -> str:
     """The rows of files as they are, with the path and the number of each row's file.
 
     Args:
@@ -27,6 +34,7 @@ def source_sql(scan: Scan, paths: list[str], *, skip_errors: bool, longest: int)
         paths: absolute.
         skip_errors: rows that cannot be parsed become NULLs.
         longest: bytes that one record may hold.
+        rejects: what cannot be parsed of csv goes to the tables rl2ml_rejects and rl2ml_rejected_files.
     """
     if scan.documents is not None:
         return f"(SELECT *, {literal(paths[0])} AS {FILE}, 0 AS {INDEX} FROM rl2ml_documents)"
@@ -42,7 +50,7 @@ def source_sql(scan: Scan, paths: list[str], *, skip_errors: bool, longest: int)
         reader = (
             f"read_csv({files}, columns = {types}, auto_detect = false, header = true, "
             f"delim = {literal(chr(9) if scan.kind == 'tsv' else ',')}, quote = '\"', escape = '\"', "
-            f"strict_mode = true, max_line_size = {_LONGEST_CSV_LINE}, {options})"
+            f"strict_mode = true, max_line_size = {_LONGEST_CSV_LINE}, {options}{_REJECTS if rejects else ''})"
         )
     if len(paths) == 1:
         return f"(SELECT *, {literal(paths[0])} AS {FILE}, 0 AS {INDEX} FROM {reader})"

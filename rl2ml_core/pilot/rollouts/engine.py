@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Self
 
 from rl2ml_core.errors import InvalidInput, InvalidTable, MissingExtra
-from rl2ml_core.pilot.rollouts.aggregate import INDEX, KEYS, aggregate_sql, source_sql
+from rl2ml_core.pilot.rollouts.aggregate import INDEX, KEYS, MOST_REJECTS, aggregate_sql, source_sql
 from rl2ml_core.pilot.rollouts.files import MAX_RECORD_BYTES
 from rl2ml_core.pilot.rollouts.format import REASONS, Head, Options, Scan
 from rl2ml_core.pilot.rollouts.sql import identifier, literal
@@ -69,10 +69,11 @@ class Engine:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def source(self, scan: Scan, paths: Sequence[str], *, skip_errors: bool | None = None) -> str:
+    def source(self, scan: Scan, paths: Sequence[str], *, rejects: bool = False) -> str:
         """The rows of files, for FROM."""
-        skip = self.options.skip_errors if skip_errors is None else skip_errors
-        return source_sql(scan, [os.path.abspath(path) for path in paths], skip_errors=skip, longest=MAX_RECORD_BYTES)
+        full = [os.path.abspath(path) for path in paths]
+        skip = self.options.skip_errors
+        return source_sql(scan, full, skip_errors=skip, longest=MAX_RECORD_BYTES, rejects=rejects)
 
     def aggregate(
         self, scan: Scan, paths: Sequence[str], tick: Callable[[float], object] | None = None
@@ -92,10 +93,40 @@ class Engine:
         """
         many = len(paths) > 1
         table = self._name()
-        statement = aggregate_sql(scan, self.source(scan, paths), self.options, many=many)
-        with self.documents(scan, paths[0]):
-            self._run(f"CREATE TEMP TABLE {table} AS {statement}", tick)
+        rejects = self.options.skip_errors and scan.kind in ("csv", "tsv")
+        source = self.source(scan, paths, rejects=rejects)
+        statement = aggregate_sql(scan, source, self.options, many=many)
+        try:
+            with self.documents(scan, paths[0]):
+                self._run(f"CREATE TEMP TABLE {table} AS {statement}", tick)
+            if rejects:
+                self._count_rejects(table, [os.path.abspath(path) for path in paths])
+        except InvalidTable:
+            self.drop(table)
+            raise
+        finally:
+            if rejects:
+                self.drop("rl2ml_rejects")
+                self.drop("rl2ml_rejected_files")
         return table, self.tallies(table, len(paths))
+
+    def _count_rejects(self, table: str, paths: list[str]) -> None:
+        """Adds the rows that csv's reader left out to a partial aggregate, which does not have them."""
+        found = self.rows(
+            "SELECT file_path, count(DISTINCT line), min(line) FILTER (WHERE error_type = 'UNQUOTED VALUE') "
+            "FROM rl2ml_rejects JOIN rl2ml_rejected_files USING (scan_id, file_id) GROUP BY ALL"
+        )
+        for path, count, unterminated in found:
+            # With a quote that never ends all rows behind it are gone, uncounted.
+            if unterminated is not None:
+                raise InvalidTable(f"line {unterminated} has a quote that does not end")
+            if count >= MOST_REJECTS:
+                raise InvalidTable(f"{MOST_REJECTS} rows or more are no rows like the header")
+            columns = {"skip": "'unreadable'", "seen": str(count)}
+            columns |= dict.fromkeys(("used", "n", "k", "partial", "flaky", "noted"), "0")
+            columns |= {"file": str(paths.index(path))} if len(paths) > 1 else {}
+            names, values = ", ".join(columns), ", ".join(columns.values())
+            self._run(f"INSERT INTO {table} ({names}) VALUES ({values})")
 
     def tallies(self, table: str, files: int) -> list[Tally]:
         """What became of the rows of each file of a partial aggregate."""
@@ -304,11 +335,14 @@ def _translated() -> Iterator[None]:
             f"memory_limit is too small for these files, or the disk under temp_directory is full: {_first(error)}",
             field="memory_limit",
         ) from None
+    except (duckdb.InternalException, duckdb.FatalException) as error:
+        # The connection is of no more use, whatever the other files hold.
+        raise InvalidInput(f"DuckDB failed: {_first(error)}") from None
     except duckdb.Error as error:
         raise InvalidTable(_first(error)) from None
 
 
 def _first(error: BaseException) -> str:
     """What a message says before it turns to advice on DuckDB."""
-    text = str(error).split("\n")[0]
-    return re.sub(r"^(Invalid Input|IO|Conversion|Binder|Parser|Catalog|Out of Memory) Error: ", "", text)[:300]
+    text = re.sub(r"^[A-Z][A-Za-z ]{1,30} Error: ", "", str(error).split("\n")[0])[:300]
+    return text if text.isprintable() else ascii(text)[1:-1]

@@ -132,13 +132,18 @@ def read_head(path: str, schema: Callable[[str], dict[str, str]]) -> Head:
     if not start:
         return Head(path, "empty")
     if start.startswith(b"PAR1"):
-        types = schema(path)
+        try:
+            types = schema(path)
+        except InvalidTable as error:
+            raise InvalidTable(f"not a readable parquet file: {error}") from None
         return Head(path, "parquet", tuple(types), types)
     if start.startswith(b"PK\x03\x04"):
         return _zip(path)
     compression = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd"}.get(start[:2], "none")
     try:
         content, ended = _beginning(path, compression)
+    except InvalidTable:
+        raise
     except (EOFError, zlib.error, OSError, ValueError) as error:
         if compression == "none":
             raise
@@ -152,35 +157,35 @@ def read_head(path: str, schema: Callable[[str], dict[str, str]]) -> Head:
 
 def _beginning(path: str, compression: str) -> tuple[bytes, bool]:
     """The first bytes, at least a line of them, and whether they are all."""
+    content = bytearray()
     with open_binary(path, compression) as stream:
-        content = bytearray()
         limit = HEAD_BYTES
         while len(content) < limit:
             try:
                 part = stream.read(min(HEAD_BYTES, limit - len(content)))
-            except EOFError:
-                if not content:
+            except (EOFError, OSError, zlib.error):
+                if b"\n" not in content:
                     raise
-                return bytes(content), False  # cut off: reading it whole will say where
+                break  # reading all of it will say where
             if not part:
                 return bytes(content), True
             content += part
-            if len(content) >= limit == HEAD_BYTES and b"\n" not in content:
-                limit = MAX_RECORD_BYTES
-            elif limit > HEAD_BYTES and b"\n" in part:
+            if b"\n" in part and limit > HEAD_BYTES:
                 break
+            if len(content) == limit and b"\n" not in content:
+                if limit == MAX_RECORD_BYTES:
+                    raise InvalidTable(f"line 1 is longer than {MAX_RECORD_BYTES >> 20} MiB")
+                limit = MAX_RECORD_BYTES
     return bytes(content), False
 
 
 def _text(path: str, compression: str, content: bytes, ended: bool) -> Head:
     content = content.removeprefix(b"\xef\xbb\xbf")
     lines = content.split(b"\n")
-    if not ended and len(lines) > 1:
+    if not ended:
         lines.pop()  # it may go on
     lines = [line for line in lines if line.strip()]
     if not lines:
-        if not ended and content.strip():
-            raise InvalidTable(f"line 1 is longer than {MAX_RECORD_BYTES >> 20} MiB")
         return Head(path, "empty", compression=compression)
     name = path.lower().removesuffix(".gz").removesuffix(".zst")
     if lines[0].lstrip()[:1] in (b"{", b"[") and not name.endswith((".csv", ".tsv")):
@@ -205,25 +210,26 @@ def _text(path: str, compression: str, content: bytes, ended: bool) -> Head:
 
 
 def _json(path: str, compression: str, lines: list[bytes], content: bytes, name: str) -> Head:
-    fields: dict[str, None] = {}
-    first: dict[str, Any] = {}
-    for i, line in enumerate(lines[:_RECORDS]):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            if i:
-                break  # reading all of it will say which line
-            if name.endswith(".json"):
-                return Head(path, "json", compression=compression, text=content[:HEAD_BYTES].decode(errors="replace"))
-            raise InvalidTable(f"line {i + 1} is no JSON object; expected one object per line")
-        first = first or record
-        fields.update(dict.fromkeys(record))
-    if name.endswith(".json") and len(lines) == 1:
-        text = content[:HEAD_BYTES].decode(errors="replace")
-        return Head(path, "json" if "samples" in fields else "jsonl", tuple(fields), {}, first, compression, text=text)
+    records = [record for record in map(_record, lines[:_RECORDS]) if record is not None]
+    text = content[:HEAD_BYTES].decode(errors="replace") if name.endswith(".json") else ""
+    if text and _record(lines[0]) is None:
+        return Head(path, "json", compression=compression, text=text)
+    if not records:
+        raise InvalidTable("line 1 is no JSON object; expected one object per line")
+    # Lines that are none will be named, or left out, when all are read.
+    fields = dict.fromkeys(field for record in records for field in record)
+    first = records[0]
+    if text and len(lines) == 1 and "samples" in fields:
+        return Head(path, "json", tuple(fields), {}, first, compression, text=text)
     return Head(path, "jsonl", tuple(fields), first=first, compression=compression)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def _zip(path: str) -> Head:

@@ -61,6 +61,10 @@ def plan_file(engine: Engine, path: str, *, named: bool, format: Format | None) 
         OSError: it cannot be read.
     """
     options = engine.options
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InvalidTable("the name is not UTF-8 text") from None
     size = os.path.getsize(path)
     head = replace(read_head(path, engine.schema), path=path)
     head = replace(head, distinct=lambda name: engine.distinct(head, name))

@@ -7,9 +7,18 @@ from rl2ml_core.errors import InvalidTable
 
 def row(doc, score, filter="strict-match", resps=None, **more):  # noqa: A002
     return {
-        "doc_id": doc, "doc": {"q": f"question {doc}"}, "target": "4", "resps": resps or [[f"answer {score}"]],
-        "filtered_resps": ["4"], "filter": filter, "metrics": ["exact_match"], "doc_hash": f"d{doc}",
-        "prompt_hash": f"p{doc}", "target_hash": "t", "exact_match": score, **more,
+        "doc_id": doc,
+        "doc": {"q": f"question {doc}"},
+        "target": "4",
+        "resps": resps or [[f"answer {score}"]],
+        "filtered_resps": ["4"],
+        "filter": filter,
+        "metrics": ["exact_match"],
+        "doc_hash": f"d{doc}",
+        "prompt_hash": f"p{doc}",
+        "target_hash": "t",
+        "exact_match": score,
+        **more,
     }
 
 

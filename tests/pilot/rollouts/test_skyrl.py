@@ -7,13 +7,14 @@ from rl2ml_core.errors import InvalidInput, InvalidTable
 
 def row(prompt, score, **more):
     return {
-
-            "input_prompt": f"user: {prompt}",
-            "output_response": f"answer {score}",
-            "score": score,
-            "stop_reason": "stop"
-        ,
-        "env_class": "gsm8k", "env_extras": {"ground_truth": "4"}, "data_source": "gsm8k", **more,
+        "input_prompt": f"user: {prompt}",
+        "output_response": f"answer {score}",
+        "score": score,
+        "stop_reason": "stop",
+        "env_class": "gsm8k",
+        "env_extras": {"ground_truth": "4"},
+        "data_source": "gsm8k",
+        **more,
     }
 
 
