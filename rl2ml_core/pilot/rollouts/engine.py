@@ -28,6 +28,11 @@ DEFAULT_MEMORY = "750MB"
 #: Partial aggregates of one size are merged when there are so many: each row is rewritten a few times in all.
 _PARTS = 8
 _DOCUMENTS_AT_ONCE = 1024
+#: Buffers of JSON hold twice the longest record they are made for, one per thread. Files with longer records than usual
+#: are read by one thread.
+_USUAL_RECORD, _LONGEST_RECORD = 1 << 24, MAX_RECORD_BYTES // 2
+#: Memory per thread: such a buffer, and as much again for its groups several times.
+_PER_THREAD = 1 << 27
 _TICK = 0.1  # seconds between looks at how far a statement is
 
 #: Per file: (reason or None) → (rows seen, rows used, rollouts, partial scores, flaky completions, noted rows).
@@ -54,6 +59,7 @@ class Engine:
             raise
         self._parts: list[tuple[int, str, tuple[str, ...]]] = []  # level, table, its keys
         self._made = 0
+        self._long: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -72,8 +78,8 @@ class Engine:
     def source(self, scan: Scan, paths: Sequence[str], *, rejects: bool = False) -> str:
         """The rows of files, for FROM."""
         full = [os.path.abspath(path) for path in paths]
-        skip = self.options.skip_errors
-        return source_sql(scan, full, skip_errors=skip, longest=MAX_RECORD_BYTES, rejects=rejects)
+        longest = _LONGEST_RECORD if self._long.intersection(full) else _USUAL_RECORD
+        return source_sql(scan, full, skip_errors=self.options.skip_errors, longest=longest, rejects=rejects)
 
     def aggregate(
         self, scan: Scan, paths: Sequence[str], tick: Callable[[float], object] | None = None
@@ -101,9 +107,14 @@ class Engine:
                 self._run(f"CREATE TEMP TABLE {table} AS {statement}", tick)
             if rejects:
                 self._count_rejects(table, [os.path.abspath(path) for path in paths])
-        except InvalidTable:
+        except InvalidTable as error:
             self.drop(table)
-            raise
+            path = os.path.abspath(paths[0])
+            if many or "maximum_object_size" not in str(error) or path in self._long:
+                raise
+            self._long.add(path)
+            with self.in_order():
+                return self.aggregate(scan, paths, tick)
         finally:
             if rejects:
                 self.drop("rl2ml_rejects")
@@ -311,8 +322,12 @@ def _connect(memory_limit: str, threads: int | None, temp_directory: str) -> Any
     try:
         connection.execute(f"SET memory_limit = {literal(str(memory_limit))}")
         connection.execute(f"SET temp_directory = {literal(temp_directory)}")
-        if threads is not None:
-            connection.execute(f"SET threads = {int(threads)}")
+        if threads is None:
+            size, unit = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0].split()
+            memory = float(size) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit)
+            cores = connection.execute("SELECT current_setting('threads')").fetchall()[0][0]
+            threads = max(1, min(cores, int(memory / _PER_THREAD)))
+        connection.execute(f"SET threads = {threads}")
     except (duckdb.Error, ValueError) as error:
         connection.close()
         raise InvalidInput(f"memory_limit must read like '2GB'; got {memory_limit!r:.40} ({_first(error)})") from None

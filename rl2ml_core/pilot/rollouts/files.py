@@ -54,7 +54,8 @@ def expand(paths: Any) -> list[tuple[str, bool]]:
         text = os.path.expanduser(os.fspath(item))
         for path, named in _named(text):
             real = os.path.realpath(path)
-            found[real] = (path, named or found.get(real, (path, False))[1])
+            first, was_named = found.get(real, (path, False))
+            found[real] = (first, named or was_named)
     if not found:
         endings = ", ".join(ENDINGS)
         shown = ", ".join(str(item)[:60] for item in given[:5])

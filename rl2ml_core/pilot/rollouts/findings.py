@@ -55,14 +55,18 @@ def _files(read: Read) -> list[Diagnostic]:
             kind = "unreadable" if plan.error or plan.scan is not None else report.note.split(" as ")[0]
             notes.setdefault(kind, []).append(report.path)
     said = {
-        "pickle": ("pickles_refused", "warning", "are pickles, which run code when loaded: not read"),
-        "unreadable": ("unreadable_files", "warning", "could not be read: left out"),
-        "same content": ("duplicate_files", "warning", "repeat another file byte for byte: read once"),
-        "no known format": ("unknown_files", "info", "in the directories hold no known dump: not read"),
-        "aggregates, no rollouts": ("aggregate_files", "info", "hold aggregates, not rollouts: not read"),
+        "pickle": ("pickles_refused", "warning", "Pickles, which run code when they are loaded, are not read"),
+        "unreadable": ("unreadable_files", "warning", "Files that could not be read are left out"),
+        "same content": ("duplicate_files", "warning", "Files that repeat another one byte for byte are read once"),
+        "no known format": ("unknown_files", "info", "Files in the directories that are no known dump are not read"),
+        "aggregates, no rollouts": (
+            "aggregate_files",
+            "info",
+            "Files that hold aggregates, not rollouts, are not read",
+        ),
     }
     found = [
-        Diagnostic(code, level, f"{_files_of(len(notes[kind]))} {words} ({shown(notes[kind][0])}).")
+        Diagnostic(code, level, f"{words}: {len(notes[kind])} ({shown(notes[kind][0])}).")
         for kind, (code, level, words) in said.items()
         if kind in notes
     ]
@@ -77,10 +81,6 @@ def _files(read: Read) -> list[Diagnostic]:
     return found
 
 
-def _files_of(count: int) -> str:
-    return f"{count} file{'s' * (count > 1)}"
-
-
 # --- rollouts that are not counted ------------------------------------------------------------------------------------
 
 
@@ -90,17 +90,17 @@ def _left_out(read: Read) -> list[Diagnostic]:
     bad = sum(counts[0] for tally in read.tallies.values() for reason, counts in tally.items() if reason in BAD)
     if bad:
         reasons = sorted({reason for tally in read.tallies.values() for reason in tally if reason in BAD})
-        detail = f"{bad} of {total} rows are wrong and left out ({', '.join(reasons)})."
+        detail = f"Rows that are wrong are left out: {bad} of {total} ({', '.join(reasons)})."
         found.append(Diagnostic("bad_rows", "warning", detail))
     for reason, words in _LEFT_OUT.items():
         count = sum(tally[reason][0] for tally in read.tallies.values() if reason in tally)
         if count:
             example = _example(read, "shown", f"skip = '{reason}'", lambda tally: reason in tally)  # noqa: B023
-            detail = f"{count} of {total} rollouts {words}: left out, not counted as failures{example}."
+            detail = f"Rollouts that {words} are left out, not counted as failures: {count} of {total}{example}."
             found.append(Diagnostic(f"{reason}_rollouts", "warning", detail))
     repeated = sum(max(one.rows - one.used - sum(_without(one).values()), 0) for one in read.reports)
     if repeated:
-        detail = f"{repeated} of {total} rows repeat a rollout, as its further outputs or twice: each counts once."
+        detail = f"Rows that repeat a rollout, as its further outputs or twice, do not count: {repeated} of {total}."
         found.append(Diagnostic("duplicates", "info", detail))
     return found
 
@@ -122,7 +122,7 @@ def _scores(read: Read) -> list[Diagnostic]:
             read, "score", "skip IS NULL AND score NOT IN (0, 1)", lambda tally: tally.get(None, (0,) * 6)[3]
         )
         detail = (
-            f"{partial} of {counted} scores are neither 0 nor 1, as shaped or partial rewards are{values}; "
+            f"Scores that are neither 0 nor 1, as shaped or partial rewards are: {partial} of {counted}{values}. "
             f"{str(rule)!r} decides what a success is."
         )
         found.append(Diagnostic("partial_rewards", "warning", detail))
@@ -135,11 +135,13 @@ def _scores(read: Read) -> list[Diagnostic]:
         count = read.tallies.get(plan.path, {}).get(None, (0,) * 6)[5]
         if plan.scan is not None and plan.scan.note is not None and count:
             noted[plan.scan.note] = noted.get(plan.scan.note, 0) + count
-    found += [Diagnostic(code, "warning", f"{count} of {counted} {words}.") for (code, words), count in noted.items()]
+    found += [Diagnostic(code, "warning", f"{words}: {count} of {counted}.") for (code, words), count in noted.items()]
     flaky = sum(tally[None][4] for tally in read.tallies.values() if None in tally)
     if flaky:
         example = _example(read, "shown", None, lambda tally: tally.get(None, (0,) * 6)[4])
-        detail = f"{flaky} completions of a prompt occur with both outcomes: the grader is not consistent{example}."
+        detail = (
+            f"Completions of a prompt that occur with both outcomes: {flaky}{example}. The grader is not consistent."
+        )
         found.append(Diagnostic("flaky_grader", "warning", detail))
     return found
 
@@ -160,15 +162,19 @@ def _identity(read: Read) -> list[Diagnostic]:
         if mixed:
             name = _id_example(read, worst)
             example = name and f" (id {name!r} names {most})"
-            detail = f"{mixed} ids name several prompts each{example}: prompts are told apart by their content instead."
+            detail = (
+                f"Ids that name several prompts: {mixed}{example}. Prompts are told apart by their content instead."
+            )
             found.append(Diagnostic("id_mixes_prompts", "warning", detail))
-        ((alike, most, worst),) = engine.rows(f"SELECT count(DISTINCT a), max(c), max_by(a, (c, a)) FROM ({by_prompt})")
+        ((alike, worst),) = engine.rows(f"SELECT count(DISTINCT a), max_by(a, (c, a)) FROM ({by_prompt})")
         if alike:
             example = _example(read, "shown", f"prompt = {worst}")
-            detail = f"{alike} prompts occur under several ids, up to {most}{example}: their rollouts are put together."
+            detail = f"Prompts that occur under several ids: {alike}{example}. Their rollouts are put together."
             found.append(Diagnostic("prompt_under_several_ids", "warning", detail))
     if int(read.pilot.num_rollouts[-1]) == 1:
-        detail = f"All {read.pilot.total_prompts:.0f} prompts have one rollout: nothing shows how pass rates spread."
+        detail = (
+            f"No prompt of {read.pilot.total_prompts:.0f} has more than one rollout: how pass rates spread is not seen."
+        )
         found.append(Diagnostic("one_rollout_per_prompt", "warning", detail))
     return found
 
@@ -206,8 +212,8 @@ def _groups(read: Read) -> list[Diagnostic]:
         usual = max(sizes, key=lambda size: (sizes[size], size))
         other = groups.total_prompts - sizes[usual]
         detail = (
-            f"{other:.0f} of {groups.total_prompts:.0f} groups do not have {usual} rollouts as most do; sizes go from "
-            f"{n[0]} to {n[-1]}."
+            f"Groups that do not have {usual} rollouts, as most do: {other:.0f} of {groups.total_prompts:.0f}; "
+            f"they have {n[0]} to {n[-1]}."
         )
         found.append(Diagnostic("unequal_groups", "info", detail))
     filtered = filtered_groups(groups, groups.fitted_prior.prior)

@@ -45,7 +45,7 @@ def _plan(head: Head, options: Options) -> Scan:
         _rows,
         roles=("prompt_id", "rollout"),
         noted="given = 'N'",
-        note=("no_answer_grades", "grades are N, no answer: they count as 0, as inspect counts them"),
+        note=("no_answer_grades", "Grades that are N, no answer, count as 0 as they do in inspect"),
         others=tuple(name for name in scorers if name != options.chosen) if len(scorers) > 1 else (),
         policy=model if isinstance(model, str) else "",
     )

@@ -51,7 +51,7 @@ def _plan(head: Head, options: Options) -> Scan:
         # The harness numbers documents: two rows of one, with the same filter, are one rollout twice.
         rollout=scoped(doc_id.text),
         noted=f"json_array_length({responses.text}, '$[0]') > 1 AND {_GENERATED.format(responses.text)}",
-        note=("collapsed_repeats", "scores stand for several responses each, of which the harness kept one score"),
+        note=("collapsed_repeats", "Scores that stand for several responses each, of which the harness kept no others"),
         others=tuple(others),
     )
 

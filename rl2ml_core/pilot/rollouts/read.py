@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,7 @@ def read_rollouts(
         on_error: "raise", or "skip" to leave out unreadable files and rows and report them.
         memory_limit: of the engine, such as "2GB"; more is spilled to `temp_directory`. None is 750 MB, with
             which the whole process takes less than 1 GB.
-        threads: None takes all cores.
+        threads: None takes the cores, as many as the memory is enough for (128 MB each).
         temp_directory: for what does not fit into memory; None takes the system's.
         cache: a folder that keeps what each file amounts to, so that an interrupted read resumes.
         progress: is called with (bytes done, bytes in all).
@@ -215,9 +215,9 @@ class _Reading:
                 raise located from None
             self.errors[batch[0].path] = str(located).removeprefix(f"{batch[0].path}: ")
             return
-        self._accept(batch, table, tallies)
         if self.store:
             self.store.save(self.engine, batch[0], table)
+        self._accept(batch, table, tallies)
 
     def _accept(self, batch: list[Plan], table: str, tallies: list[Tally]) -> None:
         for plan, tally in zip(batch, tallies, strict=True):
@@ -274,7 +274,7 @@ def _left_out(plan: Plan, why: str) -> Plan:
     return Plan(plan.path, plan.size, plan.format, left_out=why)
 
 
-def _why_none(reports: Iterable[FileReport]) -> str:
+def _why_none(reports: Sequence[FileReport]) -> str:
     """What became of everything, for an error: the commonest reasons."""
     reasons: Counter[str] = Counter()
     notes = []
@@ -283,4 +283,4 @@ def _why_none(reports: Iterable[FileReport]) -> str:
         if one.note:
             notes.append(f"{one.path}: {one.note}")
     parts = [f"{count} rows {reason}" for reason, count in reasons.most_common(5)] + notes[:3]
-    return "; ".join(parts) or "the files hold no rows"
+    return "; ".join(parts) or f"no rows in {', '.join(one.path for one in reports[:5])}"

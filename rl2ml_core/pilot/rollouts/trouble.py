@@ -15,7 +15,6 @@ from rl2ml_core.pilot.rollouts.format import BAD, Scan
 
 __all__ = ["bad_row", "needs_rule", "shown", "unreadable"]
 
-_DEPTH = 128  # DuckDB's limit
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _DISTINCT = 8
 
@@ -42,7 +41,7 @@ def bad_row(engine: Engine, scan: Scan, path: str, reasons: list[str]) -> Invali
     for at, reason, value in found:  # noqa: B007  (at most one)
         where = at if scan.documents else _place(scan, path, int(at))
     text = str(value).strip('"')  # JSON's
-    got = "" if value is None else f"; got {shown(text, 40)!r}"
+    got = f"; got {shown(text, 40)!r}" if value is not None and reason in ("not a number", "not counts") else ""
     return InvalidTable(f"{path}: {where or 'a row'} {BAD[reason]}{got}")
 
 
@@ -123,29 +122,12 @@ def _wrong(line: bytes) -> str:
         return f"is not JSON: {shown(error, 80)}; got {shown(text, 40)!r}"
     if not isinstance(record, dict):
         return f"is no JSON object; got {shown(text, 40)!r}"
-    if line.count(b"[") + line.count(b"{") > _DEPTH and _deep(record):
-        return f"is nested more than {_DEPTH} deep"
     if _SURROGATE.search(text):
         try:
             json.dumps(record, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return "holds half of a surrogate pair, which is no text"
     return ""
-
-
-def _deep(record: object) -> bool:
-    level = [record]
-    for _ in range(_DEPTH):
-        inner: list[object] = []
-        for value in level:
-            if isinstance(value, dict):
-                inner += value.values()
-            elif isinstance(value, list):
-                inner += value
-        if not inner:
-            return False
-        level = inner
-    return True
 
 
 def needs_rule(engine: Engine, scan: Scan, path: str) -> InvalidInput:

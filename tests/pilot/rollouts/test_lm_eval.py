@@ -71,7 +71,7 @@ def test_repeats_were_collapsed(write, read, codes):
     rollouts = read(write("samples_a.jsonl", rows))
     assert rollouts.rollouts == 2
     (found,) = [one for one in rollouts.findings if one.code == "collapsed_repeats"]
-    assert found.detail.startswith("2 of 2 scores stand for several responses each")
+    assert found.detail.startswith("Scores that stand for several responses each")
     # Choices are scored once each: that is no repetition.
     choices = [row(0, 1.0, resps=[[[-1.5, False], [-2.5, False]]])]
     assert "collapsed_repeats" not in codes(read(write("samples_b.jsonl", choices)))

@@ -40,7 +40,7 @@ def test_ids_that_mix_prompts_give_way_to_content(write, read, codes):
     assert rollouts.pilot.cells() == [(2, 1, 3)]
     assert {"id_mixes_prompts", "prompt_under_several_ids"} <= set(codes(rollouts))
     (found,) = [one for one in rollouts.findings if one.code == "id_mixes_prompts"]
-    assert re.match(r"3 ids name several prompts each \(id '[012]' names 2\): ", found.detail)
+    assert re.match(r"Ids that name several prompts: 3 \(id '[012]' names 2\)\. ", found.detail)
     # Whoever trusts the ids says so.
     assert read(write("results.jsonl", rows), prompt="example_id").pilot.cells() == [(2, 1, 3)]
 
