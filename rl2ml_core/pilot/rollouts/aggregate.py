@@ -8,7 +8,7 @@ from rl2ml_core.pilot.rollouts.columns import FILE
 from rl2ml_core.pilot.rollouts.format import Options, Scan
 from rl2ml_core.pilot.rollouts.sql import identifier, literal
 
-__all__ = ["INDEX", "KEYS", "MOST_REJECTS", "aggregate_sql", "rows_sql", "source_sql"]
+__all__ = ["INDEX", "KEYS", "MOST_REJECTS", "aggregate_sql", "flat_tally_sql", "rows_sql", "source_sql"]
 
 #: The number of a row's file in its batch.
 INDEX = "rl2ml_index"
@@ -117,16 +117,23 @@ def _skip(scan: Scan, options: Options) -> str:
     return f"CAST(CASE {before} {unfit}{last} END AS rl2ml_reason)"
 
 
-def aggregate_sql(scan: Scan, source: str, options: Options, *, many: bool) -> str:
+def flat_tally_sql(scan: Scan, source: str, options: Options) -> str:
+    """What became of the rows of each file, where rows are rollouts as they are; columns as in `Engine.tallies`."""
+    partial = "count_if(skip IS NULL AND score NOT IN (0, 1))"
+    counts = f"count(*), count_if(skip IS NULL), count_if(skip IS NULL), {partial}, 0, 0"
+    return f"SELECT file, CAST(skip AS VARCHAR), {counts} FROM ({rows_sql(scan, source, options)}) GROUP BY file, skip"
+
+
+def aggregate_sql(scan: Scan, source: str, options: Options, *, by_file: bool) -> str:
     """The partial aggregate of a batch.
 
-    Columns: `file` if the batch has many; the keys that the format has; `skip`; and counts per group: `seen` rows,
+    Columns: `file` if it is to be told apart; the keys that the format has; `skip`; and counts per group: `seen` rows,
     `used` ones, `n`, `k`, `partial` scores beside 0 and 1, `flaky` completions with both outcomes, and `noted` rows.
     """
     roles = {"step": scan.step, "prompt": scan.prompt, "prompt_id": scan.prompt_id, "sample": scan.group}
     keys = [name for name in KEYS if roles[name] is not None]
     own = {name: f"CASE WHEN skip IS NULL THEN {name} END" for name in keys}
-    file = ["file"] if many else []
+    file = ["file"] if by_file else []
     rows = f"({rows_sql(scan, source, options)})"
     success = scan.success(options)
     noted = "count_if(noted AND skip IS NULL)" if scan.noted else "0"

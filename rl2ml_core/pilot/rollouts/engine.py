@@ -16,12 +16,12 @@ from itertools import islice
 from typing import Any, Self
 
 from rl2ml_core.errors import InvalidInput, InvalidTable, MissingExtra
-from rl2ml_core.pilot.rollouts.aggregate import INDEX, KEYS, MOST_REJECTS, aggregate_sql, source_sql
+from rl2ml_core.pilot.rollouts.aggregate import INDEX, KEYS, MOST_REJECTS, aggregate_sql, flat_tally_sql, source_sql
 from rl2ml_core.pilot.rollouts.files import MAX_RECORD_BYTES
 from rl2ml_core.pilot.rollouts.format import REASONS, Head, Options, Scan
 from rl2ml_core.pilot.rollouts.sql import identifier, literal
 
-__all__ = ["DEFAULT_MEMORY", "Engine", "Tally"]
+__all__ = ["DEFAULT_MEMORY", "SMALL", "Engine", "Tally"]
 
 #: With it the whole process stays below 1 GB; the groups of four million prompts fit, more spill to disk.
 DEFAULT_MEMORY = "750MB"
@@ -33,6 +33,8 @@ _DOCUMENTS_AT_ONCE = 1024
 _USUAL_RECORD, _LONGEST_RECORD = 1 << 24, MAX_RECORD_BYTES // 2
 #: Memory per thread: such a buffer, and as much again for its groups several times.
 _PER_THREAD = 1 << 27
+#: Files up to it are read together with a number beside each row; bytes.
+SMALL = 1 << 25
 _TICK = 0.1  # seconds between looks at how far a statement is
 
 #: Per file: (reason or None) → (rows seen, rows used, rollouts, partial scores, flaky completions, noted rows).
@@ -98,10 +100,12 @@ class Engine:
             InvalidTable: a file cannot be read; its row is not named yet.
         """
         many = len(paths) > 1
+        # Shards of one table share their prompts: with their files beside them groups would be as many as rows.
+        together = many and scan.flat and sum(map(os.path.getsize, paths)) > SMALL
         table = self._name()
         rejects = self.options.skip_errors and scan.kind in ("csv", "tsv")
         source = self.source(scan, paths, rejects=rejects)
-        statement = aggregate_sql(scan, source, self.options, many=many)
+        statement = aggregate_sql(scan, source, self.options, by_file=many and not together)
         try:
             with self.documents(scan, paths[0]):
                 self._run(f"CREATE TEMP TABLE {table} AS {statement}", tick)
@@ -119,6 +123,8 @@ class Engine:
             if rejects:
                 self.drop("rl2ml_rejects")
                 self.drop("rl2ml_rejected_files")
+        if together:
+            return table, self._tallies(flat_tally_sql(scan, source, self.options), len(paths))
         return table, self.tallies(table, len(paths))
 
     def _count_rejects(self, table: str, paths: list[str]) -> None:
@@ -145,10 +151,11 @@ class Engine:
         counts = ", ".join(
             f"CAST(sum({name}) AS BIGINT)" for name in ("seen", "used", "n", "partial", "flaky", "noted")
         )
+        return self._tallies(f"SELECT {file}, CAST(skip AS VARCHAR), {counts} FROM {table} GROUP BY ALL", files)
+
+    def _tallies(self, statement: str, files: int) -> list[Tally]:
         found: list[Tally] = [{} for _ in range(files)]
-        for index, skip, *numbers in self.rows(
-            f"SELECT {file}, CAST(skip AS VARCHAR), {counts} FROM {table} GROUP BY ALL"
-        ):
+        for index, skip, *numbers in self.rows(statement):
             found[index][skip] = tuple(numbers)
         return found
 

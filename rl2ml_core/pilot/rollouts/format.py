@@ -123,6 +123,11 @@ class Scan:
     compression: str = "none"
     documents: "Callable[[str, Options], Iterator[dict[str, Any]]] | None" = None
 
+    @property
+    def flat(self) -> bool:
+        """Whether it is parquet whose rows are rollouts as they are: then many files are one GROUP BY."""
+        return self.kind == "parquet" and not (self.rollout or self.completion or self.counts or self.noted)
+
     def success(self, options: Options) -> str:
         """Whether a row succeeded, over its `score`."""
         return success_sql(options.success, "score", self.single)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rl2ml_core.errors import InvalidInput, InvalidTable
+from rl2ml_core.pilot.rollouts import engine as engines
 from rl2ml_core.pilot.rollouts.columns import column, declared
 from rl2ml_core.pilot.rollouts.engine import Engine
 from rl2ml_core.pilot.rollouts.files import read_head
@@ -17,8 +18,6 @@ from rl2ml_core.pilot.rollouts.formats import detect, unknown
 
 __all__ = ["Plan", "batches", "plan_file", "same_content"]
 
-#: Larger files are statements of their own: their groups are many, and need no number of a file beside them.
-_SMALL = 1 << 25
 _BATCH_BYTES, _BATCH_FILES = 1 << 27, 512
 #: DuckDB's own columns that tell the files of a batch apart: where data has them, its files are read one by one.
 _TAKEN = {"filename", "file_index"}
@@ -126,11 +125,14 @@ def batches(plans: Iterable[Plan]) -> Iterator[list[Plan]]:
     for plan in plans:
         if plan.scan is None:
             continue
-        if plan.alone or plan.size > _SMALL:
+        # Larger files are statements of their own: their groups are many, and need no number of a file beside them.
+        if plan.alone or (plan.size > engines.SMALL and not plan.scan.flat):
             yield [plan]
             continue
         batch = alike[plan.scan]
         batch.append(plan)
+        if plan.scan.flat:
+            continue
         if len(batch) >= _BATCH_FILES or sum(one.size for one in batch) >= _BATCH_BYTES:
             yield alike.pop(plan.scan)
     yield from alike.values()

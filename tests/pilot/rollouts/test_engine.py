@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import rl2ml_core as rl2ml
-from rl2ml_core.pilot.rollouts import plans, read
+from rl2ml_core.pilot.rollouts import engine, plans, read
 
 ROLLOUTS = 24
 
@@ -43,10 +43,32 @@ def test_batches_threads_and_order(files, monkeypatch):
     assert same(rl2ml.read_rollouts(files[0].parent, threads=4), expected)
     monkeypatch.setattr(plans, "_BATCH_FILES", 5)
     assert same(rl2ml.read_rollouts(files), expected)
-    monkeypatch.setattr(plans, "_SMALL", 0)  # every file by itself
+    monkeypatch.setattr(engine, "SMALL", 0)  # every file by itself
     assert same(rl2ml.read_rollouts(files), expected)
-    monkeypatch.setattr("rl2ml_core.pilot.rollouts.engine._PARTS", 2)
+    monkeypatch.setattr(engine, "_PARTS", 2)
     assert same(rl2ml.read_rollouts(files), expected)
+
+
+def test_shards_of_one_table(write, count, monkeypatch):
+    draw = random.Random(7)
+    shards = [
+        [{"prompt_id": draw.randrange(50), "reward": float(draw.random() < 0.3)} for _ in range(200)] for _ in range(6)
+    ]
+    expected = count((row["prompt_id"], row["reward"]) for shard in shards for row in shard)
+    shards[2][17]["reward"] = None
+    shards[2].append({"prompt_id": None, "reward": 1.0})
+    paths = [write(f"{i}.parquet", shard) for i, shard in enumerate(shards)]
+    small = rl2ml.read_rollouts(paths, on_error="skip")
+    monkeypatch.setattr(engine, "SMALL", 0)
+    together = rl2ml.read_rollouts(paths, on_error="skip")
+    assert same(together, small)
+    assert together.files[2].skipped == {"no prompt": 1, "no reward": 1}
+    assert together.rollouts == sum(n * prompts for n, _, prompts in expected) - 1
+    with pytest.raises(rl2ml.InvalidTable, match=r"2\.parquet: row (18|201) has no"):
+        rl2ml.read_rollouts(paths)
+    paths[4].write_bytes(paths[4].read_bytes()[:-20])
+    with pytest.raises(rl2ml.InvalidTable, match=r"4\.parquet: not a readable parquet file"):
+        rl2ml.read_rollouts(paths)
 
 
 def test_counts_equal_dictionaries(files, count):

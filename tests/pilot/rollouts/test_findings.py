@@ -50,8 +50,8 @@ def test_partial_rewards(write, read):
     rows = [*CLEAN, rollout("p0", 8, 0.25), rollout("p0", 9, -1.5)]
     rollouts = read(write("1.jsonl", rows), success="score > 0.5")
     assert found(rollouts, "partial_rewards") == (
-        "Scores that are neither 0 nor 1, as shaped or partial rewards are: 2 of 322, such as 0.25. 'score > 0.5' decides "
-        "what a success is."
+        "Scores that are neither 0 nor 1, as shaped or partial rewards are: 2 of 322, such as 0.25. 'score > 0.5' "
+        "decides what a success is."
     )
 
 
