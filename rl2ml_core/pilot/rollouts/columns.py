@@ -57,8 +57,10 @@ class Column:
 
     @property
     def whole(self) -> str:
-        """As BIGINT, NULL where it is no number."""
-        return f"CAST({self.sql} AS BIGINT)" if self.integer else f"TRY_CAST({self.number} AS BIGINT)"
+        """As BIGINT, NULL where it is no whole number."""
+        if self.integer:
+            return f"TRY_CAST({self.sql} AS BIGINT)"
+        return f"CASE WHEN {self.number} = floor({self.number}) THEN TRY_CAST({self.number} AS BIGINT) END"
 
     @property
     def key(self) -> str:

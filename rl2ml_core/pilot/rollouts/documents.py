@@ -6,7 +6,7 @@ from typing import Any
 from rl2ml_core.pilot.rollouts.columns import id_in_file, scoped
 from rl2ml_core.pilot.rollouts.format import Scan
 
-__all__ = ["SCHEMA", "digest", "scan_of"]
+__all__ = ["SCHEMA", "digest", "scan_of", "short"]
 
 
 def SCHEMA() -> Any:
@@ -21,6 +21,11 @@ def SCHEMA() -> Any:
 def digest(*texts: str) -> str:
     """The MD5 of texts in hexadecimal: rows carry it instead of whole prompts."""
     return hashlib.md5("\x1f".join(texts).encode(errors="surrogatepass"), usedforsecurity=False).hexdigest()
+
+
+def short(value: object, most: int = 40) -> str:
+    """A value as text for sentences; halves of surrogate pairs, which no table can hold, become question marks."""
+    return str(value)[:most].encode(errors="replace").decode()
 
 
 def scan_of(format: str, reader: Any, *, roles: tuple[str, ...] = (), **more: Any) -> Scan:  # noqa: A002

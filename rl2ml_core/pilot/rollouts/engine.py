@@ -5,7 +5,6 @@ of threads cannot show in the result.
 """
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -15,24 +14,17 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, Self
 
-from rl2ml_core.errors import InvalidInput, InvalidTable, MissingExtra
+from rl2ml_core.errors import InvalidTable
 from rl2ml_core.pilot.rollouts.aggregate import INDEX, KEYS, MOST_REJECTS, aggregate_sql, flat_tally_sql, source_sql
-from rl2ml_core.pilot.rollouts.files import MAX_RECORD_BYTES
-from rl2ml_core.pilot.rollouts.format import REASONS, Head, Options, Scan
+from rl2ml_core.pilot.rollouts.connection import DEFAULT_MEMORY, LONGEST_RECORD, USUAL_RECORD, connect, translated
+from rl2ml_core.pilot.rollouts.format import Head, Options, Scan
 from rl2ml_core.pilot.rollouts.sql import identifier, literal
 
-__all__ = ["DEFAULT_MEMORY", "SMALL", "Engine", "Tally"]
+__all__ = ["SMALL", "Engine", "Tally"]
 
-#: With it the whole process stays below 1 GB; the groups of four million prompts fit, more spill to disk.
-DEFAULT_MEMORY = "750MB"
 #: Partial aggregates of one size are merged when there are so many: each row is rewritten a few times in all.
 _PARTS = 8
 _DOCUMENTS_AT_ONCE = 1024
-#: Buffers of JSON hold twice the longest record they are made for, one per thread. Files with longer records than usual
-#: are read by one thread.
-_USUAL_RECORD, _LONGEST_RECORD = 1 << 24, MAX_RECORD_BYTES // 2
-#: Memory per thread: such a buffer, and as much again for its groups several times.
-_PER_THREAD = 1 << 27
 #: Files up to it are read together with a number beside each row; bytes.
 SMALL = 1 << 25
 _TICK = 0.1  # seconds between looks at how far a statement is
@@ -53,9 +45,11 @@ class Engine:
         temp_directory: str | None = None,
     ) -> None:
         self.options = options
+        if temp_directory is not None:
+            os.makedirs(temp_directory, exist_ok=True)
         self._scratch = None if temp_directory is not None else tempfile.mkdtemp(prefix="rl2ml-")
         try:
-            self.connection = _connect(memory_limit or DEFAULT_MEMORY, threads, temp_directory or self._scratch or ".")
+            self.connection = connect(memory_limit or DEFAULT_MEMORY, threads, temp_directory or self._scratch or ".")
         except BaseException:
             self.close()
             raise
@@ -80,7 +74,7 @@ class Engine:
     def source(self, scan: Scan, paths: Sequence[str], *, rejects: bool = False) -> str:
         """The rows of files, for FROM."""
         full = [os.path.abspath(path) for path in paths]
-        longest = _LONGEST_RECORD if self._long.intersection(full) else _USUAL_RECORD
+        longest = LONGEST_RECORD if self._long.intersection(full) else USUAL_RECORD
         return source_sql(scan, full, skip_errors=self.options.skip_errors, longest=longest, rejects=rejects)
 
     def aggregate(
@@ -229,7 +223,7 @@ class Engine:
 
     def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The result of a statement."""
-        with _translated():
+        with translated():
             return self.connection.execute(statement, list(parameters)).fetchall()  # type: ignore[no-any-return]
 
     def schema(self, path: str) -> dict[str, str]:
@@ -298,7 +292,7 @@ class Engine:
         return f"rl2ml_part_{self._made}"
 
     def _run(self, statement: str, tick: Callable[[float], object] | None = None) -> None:
-        with _translated():
+        with translated():
             if tick is None:
                 self.connection.execute(statement)
                 return
@@ -315,56 +309,3 @@ class Engine:
                     with suppress(Exception):
                         self.connection.interrupt()
                     raise
-
-
-def _connect(memory_limit: str, threads: int | None, temp_directory: str) -> Any:
-    try:
-        import duckdb
-        import pyarrow  # noqa: F401  (documents and zstd pass through it)
-    except ImportError:
-        raise MissingExtra("Reading rollouts", "ingest") from None
-    connection = duckdb.connect(
-        ":memory:", config={"autoinstall_known_extensions": False, "autoload_known_extensions": False}
-    )
-    try:
-        connection.execute(f"SET memory_limit = {literal(str(memory_limit))}")
-        connection.execute(f"SET temp_directory = {literal(temp_directory)}")
-        if threads is None:
-            size, unit = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0].split()
-            memory = float(size) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit)
-            cores = connection.execute("SELECT current_setting('threads')").fetchall()[0][0]
-            threads = max(1, min(cores, int(memory / _PER_THREAD)))
-        connection.execute(f"SET threads = {threads}")
-    except (duckdb.Error, ValueError) as error:
-        connection.close()
-        raise InvalidInput(f"memory_limit must read like '2GB'; got {memory_limit!r:.40} ({_first(error)})") from None
-    connection.execute("SET preserve_insertion_order = false")
-    connection.execute("SET enable_progress_bar = true")
-    connection.execute("SET enable_progress_bar_print = false")
-    connection.execute(f"CREATE TYPE rl2ml_reason AS ENUM ({', '.join(map(literal, REASONS))})")
-    return connection
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """DuckDB's errors as this library's."""
-    import duckdb
-
-    try:
-        yield
-    except duckdb.OutOfMemoryException as error:
-        raise InvalidInput(
-            f"memory_limit is too small for these files, or the disk under temp_directory is full: {_first(error)}",
-            field="memory_limit",
-        ) from None
-    except (duckdb.InternalException, duckdb.FatalException) as error:
-        # The connection is of no more use, whatever the other files hold.
-        raise InvalidInput(f"DuckDB failed: {_first(error)}") from None
-    except duckdb.Error as error:
-        raise InvalidTable(_first(error)) from None
-
-
-def _first(error: BaseException) -> str:
-    """What a message says before it turns to advice on DuckDB."""
-    text = re.sub(r"^[A-Z][A-Za-z ]{1,30} Error: ", "", str(error).split("\n")[0])[:300]
-    return text if text.isprintable() else ascii(text)[1:-1]

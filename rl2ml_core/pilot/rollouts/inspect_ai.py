@@ -7,13 +7,13 @@ P (partial, 0.5) or N (no answer, 0), or give numbers. A sample with an error wa
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rl2ml_core.errors import InvalidTable
-from rl2ml_core.pilot.rollouts.documents import digest, scan_of
+from rl2ml_core.pilot.rollouts.archives import DAMAGE, read_member
+from rl2ml_core.pilot.rollouts.documents import digest, scan_of, short
 from rl2ml_core.pilot.rollouts.files import open_binary
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, Scan, listed
 
@@ -58,8 +58,8 @@ def _header(head: Head) -> dict[str, Any]:
             header = json.loads(head.text)
         else:
             with zipfile.ZipFile(head.path) as archive:
-                header = json.loads(_bounded(archive, archive.getinfo("header.json")))
-    except (KeyError, ValueError, RecursionError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+                header = json.loads(read_member(archive, archive.getinfo("header.json"), _MAX_SAMPLE))
+    except (*DAMAGE, KeyError):
         return {}  # reading the samples will say what is wrong
     return header if isinstance(header, dict) else {}
 
@@ -74,9 +74,12 @@ def _scorers(header: dict[str, Any]) -> list[str]:
 def _rows(path: str, options: Options) -> Iterator[dict[str, Any]]:
     """A row per sample. With several scorers, or none of the chosen name, there is no telling which counts."""
     chosen, known = options.chosen, set()
-    for sample, place in _samples(path):
+    for sample, place in _samples(path, options.skip_errors):
         if not isinstance(sample, dict):
-            raise InvalidTable(f"{place} is no JSON object")
+            if not options.skip_errors:
+                raise InvalidTable(f"{place} is no JSON object")
+            yield {"skip_reason": "unreadable", "place": place}
+            continue
         scores = sample.get("scores")
         scores = scores if isinstance(scores, dict) else {}
         known |= set(scores)
@@ -96,11 +99,11 @@ def _row(sample: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
     missing = sample.get("input") is None
     return {
         "prompt": None if missing else digest(*content),
-        "shown": content[0],
+        "shown": content[0][:100],
         "prompt_id": json.dumps(identifier),
         "rollout": digest(json.dumps(identifier), json.dumps(epoch)),
         "score": _number(value),
-        "given": None if value is None else str(value)[:40],
+        "given": None if value is None else short(value),
         "skip_reason": "errored" if sample.get("error") else None,
         "place": place,
     }
@@ -127,8 +130,8 @@ def _number(value: Any) -> float | None:
     return _GRADES.get(value) if isinstance(value, str) else None
 
 
-def _samples(path: str) -> Iterator[tuple[Any, str]]:
-    """The samples of a log, one at a time, each with its place."""
+def _samples(path: str, skip_errors: bool) -> Iterator[tuple[Any, str]]:
+    """The samples of a log, one at a time, each with its place; None for one that cannot be read, if that may be."""
     if not zipfile.is_zipfile(path):
         yield from _whole(path)
         return
@@ -136,21 +139,17 @@ def _samples(path: str) -> Iterator[tuple[Any, str]]:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 if member.filename.startswith("samples/") and member.filename.endswith(".json"):
-                    yield _json(_bounded(archive, member), member.filename), member.filename
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError, ValueError) as error:
+                    try:
+                        sample = _json(read_member(archive, member, _MAX_SAMPLE), member.filename)
+                    except DAMAGE:
+                        if not skip_errors:
+                            raise
+                        sample = None
+                    yield sample, member.filename
+    except DAMAGE as error:
         if isinstance(error, InvalidTable):
             raise
         raise InvalidTable(f"damaged zip: {str(error)[:100]}") from None
-
-
-def _bounded(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """A member's content; what it claims to hold and what it does hold are both limited."""
-    if member.file_size <= _MAX_SAMPLE:
-        with archive.open(member) as stream:
-            content = stream.read(_MAX_SAMPLE + 1)
-        if len(content) <= _MAX_SAMPLE:
-            return content
-    raise InvalidTable(f"{member.filename} is larger than {_MAX_SAMPLE >> 20} MiB")
 
 
 def _whole(path: str) -> Iterator[tuple[Any, str]]:

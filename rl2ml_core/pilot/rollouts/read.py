@@ -235,7 +235,7 @@ class _Reading:
     def result(self, merge_steps: bool) -> Rollouts:
         reports = tuple(self._report(one) for one in self.plans)
         if not any(one.used for one in reports):
-            raise InvalidTable(f"no rollout is left to count: {_why_none(reports)}")
+            raise InvalidTable(f"no rollout is left to count in {_why_none(reports)}")
         engine = self.engine
         by_step = "step" in engine.keys
         unit = ("step", "prompt") if by_step and not merge_steps else ("prompt",)
@@ -275,12 +275,12 @@ def _left_out(plan: Plan, why: str) -> Plan:
 
 
 def _why_none(reports: Sequence[FileReport]) -> str:
-    """What became of everything, for an error: the commonest reasons."""
+    """What became of everything, for an error: the files and the commonest reasons."""
+    paths = ", ".join(one.path for one in reports[:3])
+    more = f" and {len(reports) - 3} more" if len(reports) > 3 else ""
     reasons: Counter[str] = Counter()
-    notes = []
     for one in reports:
         reasons.update(one.skipped)
-        if one.note:
-            notes.append(f"{one.path}: {one.note}")
-    parts = [f"{count} rows {reason}" for reason, count in reasons.most_common(5)] + notes[:3]
-    return "; ".join(parts) or f"no rows in {', '.join(one.path for one in reports[:5])}"
+    parts = [f"{count} rows {reason}" for reason, count in reasons.most_common(5)]
+    parts += [one.note if len(reports) == 1 else f"{one.path}: {one.note}" for one in reports if one.note][:3]
+    return f"{paths}{more}: {'; '.join(parts) or 'no rows'}"

@@ -78,6 +78,9 @@ def unreadable(scan: Scan, path: str, error: InvalidTable) -> InvalidTable:
         except (OSError, EOFError, ValueError) as damaged:
             message = f"damaged {scan.compression}: {shown(damaged, 100)}"
     message = message.replace(path, "the file")
+    record = re.match(r'JSON transform error in file "[^"]*", in line (\d+): (.*)', message)
+    if record:
+        message = f"line {record[1]}: {record[2]}"
     csv_line = re.match(r"CSV Error on Line: (\d+)(.*)", message)
     if csv_line:
         message = f"line {csv_line[1]} is no row like the header{csv_line[2]}"

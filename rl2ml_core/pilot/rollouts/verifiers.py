@@ -11,7 +11,7 @@ from typing import Any
 
 from rl2ml_core.errors import InvalidTable
 from rl2ml_core.pilot.rollouts.columns import column, declared, id_in_file
-from rl2ml_core.pilot.rollouts.documents import digest, scan_of
+from rl2ml_core.pilot.rollouts.documents import digest, scan_of, short
 from rl2ml_core.pilot.rollouts.files import MAX_RECORD_BYTES, open_binary
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, Scan, require
 from rl2ml_core.pilot.rollouts.sql import content_key
@@ -145,11 +145,11 @@ def _reward(traces: Any, chosen: str | None) -> tuple[float | None, str | None]:
             weight = reward.get("weight", 1.0) if isinstance(reward, dict) and chosen is None else 1.0
             if score is None or weight is None:
                 return None, None
-            parts.append(str(score)[:20])
+            parts.append(short(score, 20))
             try:
                 total += float(score) * float(weight)
             except (TypeError, ValueError, OverflowError):
-                return None, str(score)[:40]
+                return None, short(score)
     return (total, " ".join(parts)[:40]) if parts else (None, None)
 
 

@@ -120,7 +120,7 @@ def test_a_bad_file_is_named_or_left_out(write, name):
 
 def test_files_without_rows(write):
     path = write("header.csv", b"prompt_id,reward\n")
-    with pytest.raises(rl2ml.InvalidTable, match=r"no rollout is left to count: no rows in .*header\.csv"):
+    with pytest.raises(rl2ml.InvalidTable, match=r"no rollout is left to count in .*header\.csv: no rows"):
         rl2ml.read_rollouts(path)
     assert rl2ml.read_rollouts([path, write("good.csv", CSV)]).rollouts == 40
 

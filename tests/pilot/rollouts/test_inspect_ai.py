@@ -108,3 +108,26 @@ def test_a_bad_value_is_named(log, read):
 def test_roles_cannot_be_named(log, read):
     with pytest.raises(ValueError, match="reward cannot be named in inspect logs"):
         read(log([sample(1, 1, "C")]), reward="x")
+
+
+def test_a_sample_that_cannot_be_read_is_one_row(write, read):
+    path = write("a.eval", b"")
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, content in enumerate([json.dumps(sample(1, 1, "C")), "[" * 100_000, "[1]", '{"id": 1', "\ufeff\0"]):
+            archive.writestr(f"samples/{i}.json", content)
+    with pytest.raises(InvalidTable, match=r"a\.eval: samples/1\.json is nested too deeply"):
+        read(path)
+    rollouts = read(path, on_error="skip")
+    assert rollouts.pilot.cells() == [(1, 1, 1)]
+    assert rollouts.skipped == {"unreadable": 4}
+
+
+@pytest.mark.parametrize("value", ["\ud800", [1], {"a": 1}, "x" * 10_000])
+def test_values_that_are_no_grades(log, read, value):
+    path = log([sample(1, 1, "C"), sample(1, 2, value)])
+    with pytest.raises(
+        InvalidTable, match=r"(samples/1\.json|sample 2) has a score that is no finite number"
+    ) as caught:
+        read(path)
+    assert str(caught.value).isprintable()
+    assert read(path, on_error="skip").skipped == {"not a number": 1}
