@@ -1,12 +1,13 @@
 """verifiers and prime-rl: `results.jsonl` of evaluations, and `traces.jsonl` since version 0.4.
 
 Results have a row per rollout. Their ids number rows of a data set, and in some versions do not go with the prompts;
-the prompt with its answer tells tasks apart. Traces have a row per rollout with the rewards of each of its traces: a
-rollout's reward is the sum of score times weight, and a score of null was never given.
+the prompt with its answer tells tasks apart. Traces have a row per rollout (an episode) with the rewards of each of its
+traces, or before version 0.4 a row per trace: a rollout's reward is the sum of score times weight, and a score of null
+was never given. Errors of attempts before the last one do not make a rollout that is ok a failed one.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rl2ml_core.errors import InvalidTable
@@ -17,6 +18,9 @@ from rl2ml_core.pilot.rollouts.format import Format, Head, Options, Scan, requir
 from rl2ml_core.pilot.rollouts.sql import content_key
 
 __all__ = ["FORMAT", "TRACES"]
+
+#: Between the scores of traces.
+_AND = " and "
 
 
 def _matches(head: Head) -> bool:
@@ -67,16 +71,31 @@ def _plan(head: Head, options: Options) -> Scan:
 
 
 def _traces_match(head: Head) -> bool:
-    return head.kind == "jsonl" and head.has("task", "traces")
+    return head.kind == "jsonl" and head.has("task") and (head.has("traces") or head.has("rewards", "nodes"))
 
 
 def _traces_plan(head: Head, _: Options) -> Scan:
-    require(head, TRACES.title, "task", "traces")
+    require(head, TRACES.title, "task")
     if head.kind != "jsonl":
         raise InvalidTable(f"expected {TRACES.title} in jsonl; this file is {head.kind}")
     roles = ["prompt_id"]
     roles += [role for field, role in (("group", "sample"), ("id", "rollout")) if field in head.fields]
-    return scan_of(TRACES.name, _Traces(head.compression), roles=tuple(roles))
+    roles += ["step"] if _step(head.first) is not None else []
+    return scan_of(
+        TRACES.name,
+        _Traces(head.compression),
+        roles=tuple(roles),
+        noted=f"contains(given, '{_AND}')",
+        note=("several_agents", "Rollouts whose reward is the sum over several traces, as of several agents"),
+    )
+
+
+def _step(record: Mapping[str, Any]) -> int | None:
+    """The training step that an episode was sampled for, where a trainer noted it."""
+    step: Any = record
+    for name in ("run", "work", "step"):
+        step = step.get(name) if isinstance(step, Mapping) else None
+    return step if isinstance(step, int) and 0 <= step < 1 << 63 else None
 
 
 class _Traces:
@@ -116,28 +135,33 @@ class _Traces:
 def _trace_row(record: dict[str, Any], place: str, chosen: str | None) -> dict[str, Any]:
     task = record.get("task")
     task = task if isinstance(task, dict) else {"key": task}
-    key, content = task.get("key"), task.get("hash")
-    prompt = content if content is not None else key
-    score, given = _reward(record.get("traces"), chosen)
-    errored = record.get("ok") is False or bool(record.get("errors"))
+    key = task.get("key")
+    # The hash is of the task's data; where neither it nor a key was written, the data are what there is.
+    prompt = next((one for one in (task.get("hash"), key, task.get("data"), task.get("idx")) if one is not None), None)
+    traces = record.get("traces") if "traces" in record else [record]
+    score, given = _reward(traces, chosen)
+    ok = record.get("ok")
+    errored = not ok if isinstance(ok, bool) else bool(record.get("errors") or record.get("error"))
     return {
         "prompt": None if prompt is None else digest(json.dumps(prompt, sort_keys=True)),
-        "shown": json.dumps(key if key is not None else content)[:60],
+        "shown": json.dumps(key if key is not None else prompt)[:60],
         "prompt_id": json.dumps(key),
         "sample": json.dumps(record.get("group")),
         "rollout": None if record.get("id") is None else json.dumps(record["id"]),
         "score": score,
         "given": given,
-        "skip_reason": "errored" if errored else None if record.get("traces") else "empty",
+        "skip_reason": "errored" if errored else None if traces else "empty",
+        "step": _step(record),
         "place": place,
     }
 
 
 def _reward(traces: Any, chosen: str | None) -> tuple[float | None, str | None]:
     """Σ score · weight over a rollout's traces, or the scores of one reward; and what it was made of."""
-    total, parts = 0.0, []
+    total, made_of = 0.0, []
     for trace in traces if isinstance(traces, list) else []:
         rewards = trace.get("rewards") if isinstance(trace, dict) else None
+        parts = []
         for name, reward in rewards.items() if isinstance(rewards, dict) else ():
             if chosen is not None and name != chosen:
                 continue
@@ -150,7 +174,9 @@ def _reward(traces: Any, chosen: str | None) -> tuple[float | None, str | None]:
                 total += float(score) * float(weight)
             except (TypeError, ValueError, OverflowError):
                 return None, short(score)
-    return (total, " ".join(parts)[:40]) if parts else (None, None)
+        if parts:
+            made_of.append(" ".join(parts[:10]))
+    return (total, _AND.join(made_of[:10])) if made_of else (None, None)
 
 
 FORMAT = Format(
@@ -164,7 +190,7 @@ FORMAT = Format(
 TRACES = Format(
     name="traces",
     title="verifiers' traces",
-    fields="task, group, ok, errors, traces",
+    fields="task, group, ok, errors, traces or rewards",
     matches=_traces_match,
     plan=_traces_plan,
 )

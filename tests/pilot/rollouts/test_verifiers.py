@@ -91,12 +91,13 @@ def test_traces_without_a_score(write, read):
     rows = [
         trace(0, 1.0),
         trace(0, 0.0, ok=False),
-        trace(0, 0.0, errors=["x"]),
+        trace(0, 0.0, ok=None, errors=["x"]),
+        trace(0, 0.0, ok=True, errors=["an attempt before"]),
         trace(0, 0, traces=unscored),
         trace(0, 0, traces=[]),
     ]
     rollouts = read(write("traces.jsonl.gz", rows))
-    assert rollouts.pilot.cells() == [(1, 1, 1)]
+    assert rollouts.pilot.cells() == [(2, 1, 1)]
     assert rollouts.skipped == {"empty": 1, "errored": 2, "unscored": 1}
 
 
@@ -109,3 +110,36 @@ def test_bad_traces(write, read):
     with pytest.raises(InvalidTable, match="line 3 is no JSON object"):
         read(path)
     assert read(path, on_error="skip").skipped == {"not a number": 1, "unreadable": 1}
+
+
+def test_traces_of_a_training_run_have_steps(write, read):
+    rows = [
+        trace(key, float(key), i=(step, i), run={"type": "train", "work": {"type": "train", "step": step}})
+        for key in range(2)
+        for step in (3, 4)
+        for i in range(2)
+    ]
+    path = write("traces.jsonl", rows)
+    assert read(path).pilot.cells() == [(2, 0, 2), (2, 2, 2)]
+    assert [one.step for one in read(path).steps] == [3, 4]
+    assert read(path, steps="4:").pilot.cells() == [(2, 0, 1), (2, 2, 1)]
+    assert read(path, merge_steps=True).pilot.cells() == [(4, 0, 1), (4, 4, 1)]
+
+
+def test_several_agents_are_said(write, read, codes):
+    both = [{"rewards": {"a": {"score": 1.0}}}, {"rewards": {"a": {"score": 0.0}}}]
+    rows = [trace(0, 1.0, i=0), trace(0, 0, i=1, traces=both), trace(0, 0, i=2, traces=[both[0], {"rewards": {}}])]
+    rollouts = read(write("traces.jsonl", rows))
+    assert rollouts.pilot.cells() == [(3, 3, 1)]
+    (found,) = [one for one in rollouts.findings if one.code == "several_agents"]
+    assert found.detail.endswith("as of several agents: 1 of 3.")
+
+
+def test_a_trace_per_row(write, read):
+    task = {"idx": 4, "prompt": "x"}
+    rows = [{"id": str(i), "task": task, "nodes": [], "rewards": {"right": float(i > 0)}} for i in range(3)]
+    rows += [{**rows[0], "id": "e", "error": {"type": "Timeout"}}, {**rows[0], "id": "f", "rewards": {}}]
+    rollouts = read(write("results.jsonl", rows))
+    assert rollouts.formats == {"traces": 1}
+    assert rollouts.pilot.cells() == [(3, 2, 1)]
+    assert rollouts.skipped == {"errored": 1, "unscored": 1}
