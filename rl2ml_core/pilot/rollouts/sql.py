@@ -1,8 +1,8 @@
 """From rows to cells in SQL: what the engine runs, and what runs the same elsewhere.
 
-`PER_PROMPT`, `CELLS`, `PER_STEP` and `DEDUPLICATED` are plain SQL over a table `rollouts` of one row per rollout
-(step, prompt, sample, rollout, score): they run unchanged on Spark, DuckDB, Postgres or BigQuery. The engine builds
-its partial aggregates from the same steps, with the columns that a format has.
+`DEDUPLICATED`, `PER_PROMPT`, `CELLS` and `PER_STEP` are plain SQL over a table of rows
+(step, prompt, sample, rollout, output, score), a score that is missing being NULL: they run unchanged on Spark, DuckDB,
+Postgres or BigQuery. The engine builds its partial aggregates from the same steps, with the columns that a format has.
 """
 
 import re
@@ -22,12 +22,18 @@ __all__ = [
     "published",
 ]
 
-#: A rollout that a dump repeats, in several outputs or rows, counts once. `sample` is the group of rollouts that were
-#: sampled together, `rollout` its number among them.
+#: A rollout that a dump repeats, in several outputs or rows, counts once, by its first output. `sample` is the group of
+#: rollouts that were sampled together, `rollout` its number among them, `output` the number of a row among the
+#: rollout's. A file's ids hold within the file: put its name into `sample` where there are several.
 DEDUPLICATED = """\
-SELECT step, prompt, MIN(score) AS score
-FROM rollouts
-GROUP BY step, prompt, sample, rollout"""
+SELECT step, prompt, score
+FROM (
+  SELECT step, prompt, score,
+    ROW_NUMBER() OVER (PARTITION BY step, sample, rollout ORDER BY output, score, prompt) AS nth
+  FROM {rollouts}
+  WHERE score IS NOT NULL
+) AS numbered
+WHERE nth = 1"""
 
 #: n and k of each prompt. At two steps it is two prompts: the policy has moved in between. {rollouts} is a table with
 #: one row per rollout, {success} a condition on score.
@@ -52,10 +58,16 @@ GROUP BY step
 ORDER BY step"""
 
 
-def published(success: str = "score >= 1") -> str:
-    """The whole way from `rollouts` to cells as one statement to paste."""
-    per_prompt = PER_PROMPT.format(success=success, rollouts="deduplicated")
-    parts = {"deduplicated": DEDUPLICATED, "prompts": per_prompt}
+def published(success: str = "score >= 1", *, table: str = "rollouts", repeated: bool = True) -> str:
+    """The whole way from rows to cells as one statement to paste.
+
+    Args:
+        success: a condition on score.
+        table: of the rows.
+        repeated: rows may repeat a rollout. Without it only step, prompt and score are needed.
+    """
+    parts = {"deduplicated": DEDUPLICATED.format(rollouts=table)} if repeated else {}
+    parts["prompts"] = PER_PROMPT.format(success=success, rollouts="deduplicated" if repeated else table)
     tables = ",\n".join(f"{name} AS (\n{_indented(text)}\n)" for name, text in parts.items())
     return f"WITH {tables}\n{CELLS.format(prompts='prompts')}"
 
