@@ -9,7 +9,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 # torch and the service's packages are optional; the two of scipy take a second to load.
-UNWANTED = ["torch", "fastapi", "starlette", "pydantic", "typer", "rich", "pyarrow", "scipy.stats", "scipy.optimize"]
+UNWANTED = [
+    "torch",
+    "fastapi",
+    "starlette",
+    "pydantic",
+    "typer",
+    "rich",
+    "pyarrow",
+    "duckdb",
+    "scipy.stats",
+    "scipy.optimize",
+]
 
 RECOMMEND = (
     "pilot = rl2ml_core.PilotHistogram.from_counts([0, 1, 3, 8] * 20, 8); "
