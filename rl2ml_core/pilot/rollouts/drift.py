@@ -14,7 +14,7 @@ from rl2ml_core.pilot.rollouts.engine import Engine
 __all__ = ["Drift", "drift"]
 
 #: Two-sided. Of dumps whose policy stands still 1 in 1000 is told to move; 3 in 1000 with one prompt at each of 40
-#: steps, where few visits at the ends decide (20,000 simulated dumps of each of nine kinds).
+#: steps, where few visits at the ends decide (20,000 simulated dumps of each of nine kinds, 2,000 of the two largest).
 _LEVEL: Final = 1e-3
 #: Below it the mixture of policies is as good as one: no recommendation turns on five points.
 _MATERIAL: Final = 0.05
