@@ -140,7 +140,7 @@ def recommend(
 def pilot(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Files, folders (with all below) or patterns; .gz and .zst too."),
+        typer.Argument(help="Files, folders (with all below) or patterns; .gz and .zst too."),
     ],
     success: o.Success = None,
     steps: o.Steps = None,

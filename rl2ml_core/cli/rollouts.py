@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.text import Text
 
 import rl2ml_core as rl2ml
+from rl2ml_core.cli.console import progress
 from rl2ml_core.cli.layout import Marked, fields, table
 from rl2ml_core.pilot.rollouts import Step
 
@@ -45,14 +46,20 @@ def pilot_of(
     refused: rl2ml.InvalidTable | None = None
     if alone and (paths[0] == "-" or not Path(paths[0]).is_dir()):
         try:
-            return rl2ml.read_pilot(paths[0]), None
+            with progress(f"Reading {paths[0]} …"):
+                return rl2ml.read_pilot(paths[0]), None
         except rl2ml.InvalidTable as error:
             if paths[0] == "-" or not Path(paths[0]).is_file():
                 raise
             refused = error
     try:
-        with reading() as progress:
-            found = rl2ml.read_rollouts(paths, format=kind, success=success, steps=steps, progress=progress)
+        with reading() as bar:
+            found = rl2ml.read_rollouts(paths, format=kind, success=success, steps=steps, progress=bar)
+    except rl2ml.InvalidTable as error:
+        # What is no dump either, or is a table with a mistake in it, was refused as a table.
+        if refused is not None and ("no known dump" in str(error) or "expected columns" not in str(refused)):
+            raise refused from None
+        raise
     except rl2ml.MissingExtra:
         if refused is not None:
             raise refused from None

@@ -199,12 +199,13 @@ class _Reading:
         scan = batch[0].scan
         assert scan is not None
         size, total, report = sum(one.size for one in batch), self._total, self.progress
-        tick: Callable[[float], object] | None = None
-        if report is not None:
-            done = self.done
-            tick = lambda share: report(done + int(share * size), total)  # noqa: E731
+        done = self.done
+
+        def tick(share: float) -> object:
+            return None if report is None else report(done + int(share * size), total)
+
         try:
-            table, tallies = self.engine.aggregate(scan, [one.path for one in batch], tick)
+            table, tallies = self.engine.aggregate(scan, [one.path for one in batch], tick if report else None)
         except InvalidTable as error:
             if len(batch) > 1:  # one of them: each by itself tells which
                 for one in batch:
