@@ -209,8 +209,8 @@ class Question:
     @property
     def _priors(self) -> int:
         """Priors that the criterion is evaluated under: the asked one, those it is checked against, and fits nearby."""
-        fits_nearby = 4 if self.options["prior"] == "empirical_bayes" and self.options["bootstrap"] else 0
-        return 1 + self._priors_checked + (0 if isinstance(self.pilot, rl2ml.Population) else fits_nearby)
+        fits_nearby = 4 if self.options["prior"] == "empirical_bayes" and self._draws else 0
+        return 1 + self._priors_checked + fits_nearby
 
     @property
     def _priors_checked(self) -> int:
@@ -222,7 +222,7 @@ class Question:
     @property
     def _priors_held(self) -> int:
         """Of these, those between which draws lie."""
-        if isinstance(self.pilot, rl2ml.Population) or not self.options["bootstrap"]:
+        if not self._draws:
             return 0
         return {"plug_in": 1, "empirical_bayes": 5}.get(self.options["prior"], 3)
 

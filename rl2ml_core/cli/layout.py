@@ -9,9 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 import rl2ml_core as rl2ml
-from rl2ml_core.selection.problem import LOOKAHEAD
+from rl2ml_core.pilot.diagnostics import Diagnostic
 
-__all__ = ["Marked", "fields", "signed_percent", "table", "unit_of_gains"]
+__all__ = ["Marked", "fields", "marked", "signed_percent", "table", "unit_of_gains"]
+
+_MARKS = {"info": ("·", "dim"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,11 @@ class Marked:
         grid.add_column(style=self.style)
         grid.add_row(Text(self.mark), Text(self.text))
         yield grid
+
+
+def marked(found: Iterable[Diagnostic]) -> list[RenderableType]:
+    """Findings, each after the mark of its level."""
+    return [Marked(*_MARKS[one.level], one.detail) for one in found]
 
 
 def fields(rows: Iterable[tuple[str, str]]) -> RenderableType:
@@ -67,4 +74,4 @@ def _indented(grid: Table) -> RenderableType:
 
 def unit_of_gains(answer: rl2ml.Recommendation) -> str:
     """What a recommendation's gains are measured by."""
-    return "over a training run" if LOOKAHEAD in answer.assumptions else "per step of equal length"
+    return "over a training run" if answer.looks_ahead else "per step of equal length"

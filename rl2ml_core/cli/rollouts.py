@@ -12,12 +12,11 @@ from rich.text import Text
 
 import rl2ml_core as rl2ml
 from rl2ml_core.cli.console import progress
-from rl2ml_core.cli.layout import Marked, fields, table
+from rl2ml_core.cli.layout import fields, marked, table
 from rl2ml_core.pilot.rollouts import Step
 
 __all__ = ["findings_text", "pilot_of", "reading", "rollouts_text"]
 
-_MARKS = {"info": ("·", "dim"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 _BINS, _WIDTH = 10, 40
 _MOST_FILES, _MOST_STEPS = 8, 12
 
@@ -89,8 +88,7 @@ def rollouts_text(found: rl2ml.Rollouts) -> RenderableType:
 
 def findings_text(found: rl2ml.Rollouts) -> list[RenderableType]:
     """What would mislead, each marked by its level, after an empty line."""
-    marked: list[RenderableType] = [Marked(*_MARKS[one.level], one.detail) for one in found.findings]
-    return [Text(""), *marked] if marked else []
+    return [Text(""), *marked(found.findings)] if found.findings else []
 
 
 def _histogram(pilot: rl2ml.PilotHistogram) -> RenderableType:

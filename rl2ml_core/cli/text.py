@@ -6,14 +6,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 import rl2ml_core as rl2ml
-from rl2ml_core.cli.layout import Marked, fields, signed_percent, table, unit_of_gains
+from rl2ml_core.cli.layout import fields, marked, signed_percent, table, unit_of_gains
 from rl2ml_core.selection.uncertainty import Interval
 
 __all__ = ["advantage_rows", "groups_text", "objective_text", "recommendation_text", "window_text"]
 
 _MOST_ROWS = 17
 _LONGEST_NAME = 24
-_MARKS = {"info": ("·", "dim"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 #: What to do about each outcome, where the sentence alone does not say it.
 _ADVICE = {
@@ -34,7 +33,7 @@ def recommendation_text(answer: rl2ml.Recommendation, pilot: rl2ml.PilotHistogra
     parts += [Text(""), fields(_rows(answer, pilot))]
     if answer.diagnostics:
         parts.append(Text(""))
-        parts += [Marked(*_MARKS[found.level], found.detail) for found in answer.diagnostics]
+        parts += marked(answer.diagnostics)
     if answer.objective is not None:
         parts.append(Text(f"\nAdvantages in a group of {num_rollouts}:"))
         parts.append(advantage_rows(answer.objective, num_rollouts))

@@ -13,7 +13,6 @@ from rl2ml_core.objective.family import MAX_GAMMA
 from rl2ml_core.objective.population import Population
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.selection.metrics import Metric
-from rl2ml_core.selection.problem import LOOKAHEAD
 from rl2ml_core.selection.recommend import Recommendation, recommend
 from rl2ml_core.selection.status import caution_of
 from rl2ml_core.selection.uncertainty import Interval
@@ -101,7 +100,7 @@ class Comparison:
         parts = []
         if over:
             every = f"all {over}" if over == len(valued) else f"{over} of {len(valued)}"
-            when = "over a training run" if LOOKAHEAD in answer.assumptions else "per step"
+            when = "over a training run" if answer.looks_ahead else "per step"
             parts.append(f"more {when} than {'the' if len(valued) == 1 else every} trainer{'s' * (len(valued) > 1)}")
         if close:
             parts.append(f"about as much as {_listed(close)}")

@@ -113,15 +113,8 @@ class Lookahead:
     def weighted(self, parts: Sequence[Tables]) -> Weighted:
         """Points for any weights of the cells; ways and horizons stay those of the population."""
         success, failure = (np.concatenate(side) for side in zip(*parts, strict=True))
-        ways: list[Point] = []
-
-        def finish(mass: Array) -> Array:
-            if not ways:
-                ways.extend(self._others(success, failure))
-            return _terms(ways, mass)
-
         per_draw = len(self._searched) * self._searched[0].means.shape[0] * len(success) * len(COSINES)
-        return Weighted(self._cells, finish, per_draw)
+        return Weighted(self._cells, lambda mass: _terms(self._others(success, failure), mass), per_draw)
 
     def combine(self, terms: Array, kappa: Array | float) -> Array:
         """Under each κ of an array [..., 1]; under a number, the mean over `KAPPAS`, or under the measured κ."""

@@ -160,8 +160,8 @@ def recorded(points: Sequence[Point], mass: Array | None = None) -> Array:
     if mass is not None:
         ahead, theirs = (together * of * size + apart * signed for of in (walked[:, 0], g))
         per_s = np.divide(ahead, theirs, out=np.ones_like(theirs), where=theirs != 0)
-        passed = np.concatenate([passed[:1] + 0 * per_s[:1], np.diff(passed, axis=0) * (per_s[1:] + per_s[:-1]) / 2])
-        passed = np.cumsum(passed, axis=0)
+        forward = np.diff(passed, axis=0) * (per_s[1:] + per_s[:-1]) / 2
+        passed = np.concatenate([np.zeros_like(per_s[:1]), np.cumsum(forward, axis=0)])
     # E‖u‖² = D + f (⟨w²ℓ⟩ − D) + (⟨E‖ĝ‖²⟩ − ⟨w²ℓ⟩)/G: all but the noise in proportion to κ
     f = (PROMPTS - PROMPTS_PER_STEP) / ((PROMPTS - 1) * PROMPTS_PER_STEP)
     common = together * g**2 + apart * square

@@ -3,7 +3,7 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, Q interpolation nodes, N rollouts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +64,6 @@ class Problem:
     valued: Estimator  # that the criterion values
     scores: ScoreModel
     criterion: Criterion
-    criterion_under: Callable[[Population], Criterion]  # the same were the population another
     fitted: FittedPrior | None  # what the pilot says of its prior; None without a pilot
     prior_is_fitted: bool
 
@@ -125,13 +124,13 @@ class Problem:
 
         shipped = Estimator.named(baseline, n, population, scores, order, filter_groups)
 
-        def criterion_under(people: Population) -> Criterion:
-            if criterion == "paper":
-                return Paper(people, judged, n, scores, penalty)
-            if criterion == "lookahead":
-                return Lookahead(people, judged, shipped, score_model, low, high, judged_on)
-            return RmsGain(people, judged, n)
-
+        valued: Criterion
+        if criterion == "paper":
+            valued = Paper(population, judged, n, scores, penalty)
+        elif criterion == "lookahead":
+            valued = Lookahead(population, judged, shipped, score_model, low, high, judged_on)
+        else:
+            valued = RmsGain(population, judged, n)
         if n == 1 and (shipped.filter_groups or shipped.name == "group_centered"):
             what = "a trainer that drops groups of equal rewards" if filter_groups else "baseline 'group_centered'"
             raise InvalidInput(f"{what} needs at least 2 rollouts per prompt; got 1", field="num_rollouts")
@@ -146,8 +145,7 @@ class Problem:
             # Eq. 3 is the variance of the direct estimator.
             valued=Estimator.named("none", n, None, order=order) if criterion == "paper" else shipped,
             scores=scores,
-            criterion=criterion_under(population),
-            criterion_under=criterion_under,
+            criterion=valued,
             fitted=pilot.fitted_prior if isinstance(pilot, PilotHistogram) else None,
             prior_is_fitted=isinstance(prior, str) and prior == "empirical_bayes",
         )
@@ -196,8 +194,7 @@ class Problem:
     def under(self, prior: BetaPrior) -> Criterion:
         """The criterion were the prior another."""
         people = self.population
-        people = Population.trusted(people.successes, people.failures, people.weights, prior)
-        return self.criterion.under(people) if isinstance(self.criterion, Lookahead) else self.criterion_under(people)
+        return self.criterion.under(Population.trusted(people.successes, people.failures, people.weights, prior))
 
     def terms(self, *tables: AdvantageTable) -> Array:
         """The criterion's terms of any tables, [terms, tables]."""

@@ -22,7 +22,7 @@ from rl2ml_core.selection.chebyshev import Certificate
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
 from rl2ml_core.selection.lookahead import Lookahead
 from rl2ml_core.selection.metrics import Metric
-from rl2ml_core.selection.problem import ALWAYS_ASSUMED, Problem, Solution, Trainer, solve
+from rl2ml_core.selection.problem import ALWAYS_ASSUMED, LOOKAHEAD, Problem, Solution, Trainer, solve
 from rl2ml_core.selection.sensitivity import (
     Assumed,
     corollary_4_2,
@@ -98,6 +98,11 @@ class Recommendation:
     diagnostics: list[Diagnostic]
     assumptions: list[str]
     draws: Draws | None = field(default=None, repr=False)  # behind the intervals; no part of `to_dict`
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether gains are over a training run, not per step of equal length."""
+        return LOOKAHEAD in self.assumptions
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the service's answer without its id."""

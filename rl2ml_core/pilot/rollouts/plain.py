@@ -1,5 +1,8 @@
 """Plain tables: prompt_id and reward, one row per rollout; or num_successes and num_rollouts, one row per prompt."""
 
+from dataclasses import replace
+from typing import Any
+
 from rl2ml_core.errors import InvalidTable
 from rl2ml_core.pilot.rollouts.columns import FILE, Column, column, declared
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, Scan, found
@@ -19,7 +22,7 @@ def _plan(head: Head, options: Options) -> Scan:
     if head.kind not in _TABLES:
         raise InvalidTable(f"expected {FORMAT.title} in csv, tsv, jsonl or parquet; this file is {head.kind}")
     used = []
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     if "step" in head.fields and options.step is None:
         step = column(head, "step", "JSON")
         used.append(step)
@@ -28,7 +31,7 @@ def _plan(head: Head, options: Options) -> Scan:
         scan, columns = _counts(head, options)
     else:
         scan, columns = _rollouts(head, options)
-    return Scan(**{**vars(scan), **changes, "columns": declared(head, used + columns)})
+    return replace(scan, **changes, columns=declared(head, used + columns))
 
 
 def _rollouts(head: Head, options: Options) -> tuple[Scan, list[Column]]:

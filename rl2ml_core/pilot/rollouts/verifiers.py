@@ -8,6 +8,7 @@ was never given. Errors of attempts before the last one do not make a rollout th
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from rl2ml_core.errors import InvalidTable
@@ -42,7 +43,7 @@ def _plan(head: Head, options: Options) -> Scan:
         answer = column(head, "answer")
         used.append(answer)
         content.append(f"coalesce({answer.text}, '')")
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in ("example_id", "id"):
         if name in head.fields:
             example = column(head, name)
@@ -67,7 +68,7 @@ def _plan(head: Head, options: Options) -> Scan:
         single=score.type == "FLOAT",
         others=tuple(name for name in head.fields if name.endswith("_reward_func") and name != score.name),
     )
-    return Scan(**{**vars(scan), **changes})
+    return replace(scan, **changes)
 
 
 def _traces_match(head: Head) -> bool:

@@ -5,6 +5,9 @@ its first one holds the prompt. Older dumps have no uid: their rows may be in an
 say what belongs together.
 """
 
+from dataclasses import replace
+from typing import Any
+
 from rl2ml_core.pilot.rollouts.columns import column, declared
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, Scan, require
 from rl2ml_core.pilot.rollouts.sql import content_key
@@ -32,7 +35,7 @@ def _plan(head: Head, options: Options) -> Scan:
         skip=f"CASE WHEN {output.text} = '' THEN 'empty' END",
         completion=f"hash({output.text})",
     )
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     if "step" in head.fields:
         step = column(head, "step", "JSON")
         used.append(step)
@@ -44,7 +47,7 @@ def _plan(head: Head, options: Options) -> Scan:
         changes["group"] = content_key(f"coalesce({_part(uid.text, 1)}, {uid.text})")
         changes["rollout"] = content_key(f"coalesce({_part(uid.text, 2)}, {uid.text})")
         changes["order"] = f"TRY_CAST({_part(uid.text, 3)} AS BIGINT)"
-    return Scan(**{**vars(scan), **changes, "columns": declared(head, used)})
+    return replace(scan, **changes, columns=declared(head, used))
 
 
 def _part(uid: str, which: int) -> str:
