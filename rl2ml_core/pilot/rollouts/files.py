@@ -44,9 +44,9 @@ def expand(paths: Any) -> list[tuple[str, bool]]:
         InvalidInput: no path, or nothing found.
         FileNotFoundError: a path that does not exist and is no pattern.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths) if isinstance(paths, Iterable) else []
     if not given:
-        raise InvalidInput("paths must name at least one file, directory or pattern; got none", field="paths")
+        raise InvalidInput(f"paths must name at least one file, directory or pattern; got {paths!r:.60}", field="paths")
     found: dict[str, tuple[str, bool]] = {}
     for item in given:
         if not isinstance(item, (str, os.PathLike)) or isinstance(item, bytes) or "\0" in os.fspath(item):
