@@ -42,9 +42,11 @@ def source_sql(scan: Scan, paths: list[str], *, skip_errors: bool, longest: int,
     files = f"[{', '.join(literal(_escaped(path)) for path in paths)}]"
     types = f"{{{', '.join(f'{literal(name)}: {literal(kind)}' for name, kind in scan.columns)}}}"
     compression = "uncompressed" if scan.compression == "none" else scan.compression
-    options = f"compression = {literal(compression)}, ignore_errors = {str(skip_errors).lower()}"
+    # A folder named reward=0 must not win over a column.
+    folders = "hive_partitioning = false"
+    options = f"compression = {literal(compression)}, ignore_errors = {str(skip_errors).lower()}, {folders}"
     if scan.kind == "parquet":
-        reader = f"read_parquet({files})"
+        reader = f"read_parquet({files}, {folders})"
     elif scan.kind == "jsonl":
         reader = f"read_ndjson({files}, columns = {types}, maximum_object_size = {longest}, {options})"
     else:

@@ -69,7 +69,7 @@ def translated() -> Iterator[None]:
         yield
     except duckdb.OutOfMemoryException as error:
         raise InvalidInput(
-            f"memory_limit is too small for these files, or the disk under temp_directory is full: {_first(error)}",
+            f"memory_limit is too small for it, or the disk under temp_directory is full: {_first(error)}",
             field="memory_limit",
         ) from None
     except (duckdb.InternalException, duckdb.FatalException) as error:

@@ -44,9 +44,9 @@ def expand(paths: Any) -> list[tuple[str, bool]]:
         InvalidInput: no path, or nothing found.
         FileNotFoundError: a path that does not exist and is no pattern.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths) if isinstance(paths, Iterable) else []
     if not given:
-        raise InvalidInput("paths must name at least one file, directory or pattern; got none", field="paths")
+        raise InvalidInput(f"paths must name at least one file, directory or pattern; got {paths!r:.60}", field="paths")
     found: dict[str, tuple[str, bool]] = {}
     for item in given:
         if not isinstance(item, (str, os.PathLike)) or isinstance(item, bytes) or "\0" in os.fspath(item):
@@ -203,7 +203,7 @@ def _text(path: str, compression: str, content: bytes, ended: bool) -> Head:
     except (csv.Error, StopIteration) as error:
         raise InvalidTable(f"line 1 is no header of {kind}: {error}") from None
     fields = tuple(field.strip() for field in header)
-    if len(set(fields)) < len(fields):
+    if len({field.lower() for field in fields}) < len(fields):  # as SQL compares names
         raise InvalidTable(f"the header names a column twice: {first.strip()[:80]!r}")
     if not first.isprintable() and not first.replace("\t", "").strip().isprintable():
         return Head(path, "other", compression=compression)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any
 
 from rl2ml_core.errors import InvalidInput, InvalidTable
 from rl2ml_core.pilot.rollouts import engine as engines
-from rl2ml_core.pilot.rollouts.columns import column, declared
+from rl2ml_core.pilot.rollouts.columns import FILE, column, declared
 from rl2ml_core.pilot.rollouts.engine import Engine
 from rl2ml_core.pilot.rollouts.files import read_head
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, Scan
@@ -19,6 +20,8 @@ from rl2ml_core.pilot.rollouts.formats import detect, unknown
 __all__ = ["Plan", "batches", "plan_file", "same_content"]
 
 _BATCH_BYTES, _BATCH_FILES = 1 << 27, 512
+#: A folder that says the step of all rows in it, as tables that are partitioned by step have them.
+_STEP_FOLDER = re.compile("/step=([0-9]+)/")
 #: DuckDB's own columns that tell the files of a batch apart: where data has them, its files are read one by one.
 _TAKEN = {"filename", "file_index"}
 
@@ -81,6 +84,8 @@ def plan_file(engine: Engine, path: str, *, named: bool, format: Format | None) 
             raise unknown(head)
         return Plan(path, size, left_out="no known format")
     scan = _overridden(chosen.plan(head, options), head, options)
+    if scan.step is None and _STEP_FOLDER.search(os.path.abspath(path)):
+        scan = replace(scan, step=f"TRY_CAST(regexp_extract({FILE}, '{_STEP_FOLDER.pattern}', 1) AS BIGINT)")
     scan = replace(scan, compression=head.compression)
     if options.steps is not None and scan.step is None:
         raise InvalidInput(f"steps needs the training step of each rollout, which {chosen.title} does not have here")

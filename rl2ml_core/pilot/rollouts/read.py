@@ -14,7 +14,7 @@ from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.rollouts import findings
 from rl2ml_core.pilot.rollouts.engine import Engine, Tally
 from rl2ml_core.pilot.rollouts.files import expand
-from rl2ml_core.pilot.rollouts.format import BAD, Format, Options
+from rl2ml_core.pilot.rollouts.format import BAD, Format, Options, Scan
 from rl2ml_core.pilot.rollouts.formats import named_format, unknown_files
 from rl2ml_core.pilot.rollouts.plans import Plan, batches, plan_file, same_content
 from rl2ml_core.pilot.rollouts.result import FileReport, Rollouts, Step
@@ -206,12 +206,14 @@ class _Reading:
 
         try:
             table, tallies = self.engine.aggregate(scan, [one.path for one in batch], tick if report else None)
-        except InvalidTable as error:
+        except InvalidInput as error:
+            if not isinstance(error, InvalidTable) and error.field != "memory_limit":
+                raise
             if len(batch) > 1:  # one of them: each by itself tells which
                 for one in batch:
                     self._read([one])
                 return
-            located = unreadable(scan, batch[0].path, error)
+            located = _located(scan, batch[0].path, error)
             if not self.skipping:
                 raise located from None
             self.errors[batch[0].path] = str(located).removeprefix(f"{batch[0].path}: ")
@@ -269,6 +271,13 @@ class _Reading:
             skipped["duplicate"] = seen - used
         rows = sum(counts[0] for counts in tally.values())
         return FileReport(plan.path, plan.format, rows, used, dict(sorted(skipped.items())))
+
+
+def _located(scan: Scan, path: str, error: InvalidInput) -> InvalidInput:
+    """An error with its file, and the row if there is one to blame."""
+    if isinstance(error, InvalidTable):
+        return unreadable(scan, path, error)
+    return InvalidInput(f"{path}: {error}", field=error.field)
 
 
 def _left_out(plan: Plan, why: str) -> Plan:

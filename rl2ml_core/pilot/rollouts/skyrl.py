@@ -4,6 +4,8 @@ The step is in the path alone. A score may be one number per token, of which the
 beside them is a pickle and is refused; `aggregated_results.jsonl` holds no rollouts.
 """
 
+import os
+
 from rl2ml_core.pilot.rollouts.columns import FILE, column, declared
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, Scan, require
 from rl2ml_core.pilot.rollouts.sql import content_key, matches_text
@@ -46,7 +48,9 @@ def _plan(head: Head, options: Options) -> Scan:
         score=f"CASE WHEN json_type({score.sql}) = 'ARRAY' THEN {total} ELSE {score.number} END",
         given=f"CASE WHEN {score.text} <> '[]' THEN {score.text} END",
         skip=f"CASE {errored}WHEN {output.text} = '' THEN 'empty' END",
-        step=f"TRY_CAST(regexp_extract({FILE}, '{_STEP}', 1) AS BIGINT)" if "global_step_" in head.path else None,
+        step=f"TRY_CAST(regexp_extract({FILE}, '{_STEP}', 1) AS BIGINT)"
+        if "global_step_" in os.path.abspath(head.path)
+        else None,
         completion=f"hash({output.text})",
     )
 

@@ -36,7 +36,7 @@ def test_nothing_found(tmp_path):
         expand(str(tmp_path / "*.jsonl"))
     with pytest.raises(FileNotFoundError):
         expand(tmp_path / "absent.jsonl")
-    for nothing in ([], [3], [b"x"], ["a\0b"]):
+    for nothing in ([], [3], [b"x"], ["a\0b"], 5, None):
         with pytest.raises(InvalidInput, match="paths must"):
             expand(nothing)
 
@@ -68,3 +68,17 @@ def test_a_name_that_is_no_text(read, write, tmp_path):
 def test_endings_do_not_decide(read, write):
     for name in ("rows", "rows.txt", "rows.log.gz"):
         assert read(write(name, ROWS)).pilot.cells() == [(1, 1, 1)]
+
+
+@pytest.mark.parametrize("name", ["x.parquet", "x.csv", "x.jsonl"])
+def test_folders_say_the_step_and_nothing_else(read, write, tmp_path, monkeypatch, name):
+    for folder in ("step=7", "step=9", "reward=0", "prompt_id=b"):
+        write(f"t/{folder}/{folder}-{name}", [{"prompt_id": "a", "reward": 1}, {"prompt_id": folder, "reward": 1}])
+    rollouts = read(tmp_path / "t")
+    assert rollouts.rollouts == rollouts.successes == 8
+    assert [(one.step, one.rollouts) for one in rollouts.steps] == [(None, 4), (7, 2), (9, 2)]
+    monkeypatch.chdir(tmp_path / "t" / "step=7")
+    assert read(f"step=7-{name}", steps="7:8").rollouts == 2
+    # A column says it better.
+    path = write(f"step=3/{name}", [{"prompt_id": "a", "reward": 1, "step": 4}])
+    assert [one.step for one in read(path).steps] == [4]

@@ -98,6 +98,7 @@ FILES = {
     "binary.csv": bytes(range(256)),
     "log.json": b'{"version": 2, "status": "success", "eval": {}, "samples": ',
     "twice.csv": b"prompt_id,reward,reward\na,1,1\n",
+    "cases.csv": b"prompt_id,reward,Reward\na,1,1\n",
     "other.jsonl": b'{"loss": 1}\n',
     "zstd.jsonl.zst": b"\x28\xb5\x2f\xfd\x00\x00",
     "array.json": b"[1, 2, 3]",
@@ -172,6 +173,22 @@ def test_a_broken_page_of_parquet(write):
     path.write_bytes(content)
     with pytest.raises(rl2ml.InvalidTable, match=r"a\.parquet: "):
         rl2ml.read_rollouts(path)
+
+
+def test_a_page_of_parquet_larger_than_memory(write):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"prompt_id": ["a" * (1 << 20)] * 80, "reward": [1.0] * 80})
+    path = write("bomb.parquet", b"")
+    parquet.write_table(table, path, compression="zstd", use_dictionary=False, data_page_size=1 << 30)
+    assert path.stat().st_size < 1 << 16
+    with pytest.raises(rl2ml.InvalidInput, match=r"bomb\.parquet: memory_limit is too small for it") as caught:
+        rl2ml.read_rollouts(path, memory_limit="64MB", threads=1)
+    assert caught.value.field == "memory_limit"
+    good = write("good.parquet", GOOD)
+    rollouts = rl2ml.read_rollouts([path, good], memory_limit="64MB", threads=1, on_error="skip")
+    assert rollouts.rollouts == 40
+    assert [one.code for one in rollouts.findings] == ["unreadable_files"]
 
 
 def test_types_that_hold_no_numbers(write):
