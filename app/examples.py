@@ -29,7 +29,7 @@ REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
             "search": {
                 "gamma_min": 0.0,
                 "gamma_max": 2.0,
-                "criterion": "rms_gain",
+                "criterion": "lookahead",
                 "judged_on": "either",
                 "look_ahead": False,
             },

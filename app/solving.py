@@ -30,7 +30,6 @@ from app.values import (
 )
 from rl2ml_core.objective.quadrature import quadrature_nodes
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
-from rl2ml_core.selection.recommend import MOST_WALKS
 
 __all__ = ["POINTERS", "Question", "answer"]
 
@@ -48,8 +47,8 @@ POINTERS = {
 _OF_A_GROUP = ("summary", "gamma", "status", "interval", "near_optimal", "objective")
 #: A number of an answer takes as much memory as so many of a solve: it is a Python object, then text.
 _ANSWERED = 8
-#: Numbers that a step of the lookahead takes for every draw and γ: 2 ways of 48 nodes, 5 polynomials of 6 coefficients.
-_WALKED = 2 * 48 * 5 * 6
+#: Numbers that are kept of a path for every γ: 9 at up to 65 points of 2 ways on some 100 nodes.
+_ON_A_WAY = 9 * 65 * 2 * 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +152,10 @@ class Question:
 
     def _walking(self, cells: int) -> float:
         """Of one solve by the lookahead: under each prior, and for every draw. E37."""
-        draws = 0.25 * self._walks * self._tables_ahead
-        others = self._priors_checked * (self._search_ahead(cells) + self._walk(self._tables_ahead))
-        return 1 + self._search_ahead(cells) + self._walk(4) + others + draws
+        laid_out = 3e-5 * cells * self._nodes_ahead * (self._priors - 1)
+        draws = self._draws * (0.025 * self._tables_ahead + 2e-5 * cells)
+        again = self._walk(self._tables_ahead) if self._draws else 0.0
+        return 1 + self._search_ahead(cells) + self._walk(4) + 3 * self._priors_checked + laid_out + again + draws
 
     def _search_ahead(self, cells: int) -> float:
         """Of the lookahead's curve over γ: a population's nodes, the path of γ = 1, and those of all γ."""
@@ -177,9 +177,8 @@ class Question:
         return 0 if narrowest is None else quadrature_nodes(narrowest + 2)
 
     @property
-    def _walks(self) -> int:
-        """Draws that are walked."""
-        return 0 if isinstance(self.pilot, rl2ml.Population) else min(self.options["bootstrap"], MOST_WALKS)
+    def _draws(self) -> int:
+        return 0 if isinstance(self.pilot, rl2ml.Population) else self.options["bootstrap"]
 
     @property
     def _prior_of_laws(self) -> rl2ml.BetaPrior | str:
@@ -210,8 +209,8 @@ class Question:
     @property
     def _priors(self) -> int:
         """Priors that the criterion is evaluated under: the asked one, those it is checked against, and fits nearby."""
-        fits_nearby = 4 if self.options["prior"] == "empirical_bayes" and self.options["bootstrap"] else 0
-        return 1 + self._priors_checked + (0 if isinstance(self.pilot, rl2ml.Population) else fits_nearby)
+        fits_nearby = 4 if self.options["prior"] == "empirical_bayes" and self._draws else 0
+        return 1 + self._priors_checked + fits_nearby
 
     @property
     def _priors_checked(self) -> int:
@@ -223,7 +222,7 @@ class Question:
     @property
     def _priors_held(self) -> int:
         """Of these, those between which draws lie."""
-        if isinstance(self.pilot, rl2ml.Population) or not self.options["bootstrap"]:
+        if not self._draws:
             return 0
         return {"plug_in": 1, "empirical_bayes": 5}.get(self.options["prior"], 3)
 
@@ -261,11 +260,9 @@ class Question:
         limit(cells * self.options["bootstrap"], settings.max_draw_cells, "#/uncertainty/bootstrap", "draws × cells")
         if self._is_lookahead or "look_ahead" in self.options:
             limit(size_of(self.pilot) * self._nodes_ahead, most, "#/pilot", "cells × points of their laws")
-            paths = 4 * self.num_rollouts * self._tables_ahead
-            limit(paths, most, "#/search/gamma_max", "4 × rollouts per prompt × values of γ (12 per unit, and 5)")
-        if self._is_lookahead:
-            values = _WALKED * max(self._walks, 1) * self._tables_ahead
-            limit(values, most, "#/search/gamma_max", f"{_WALKED:,} × draws × values of γ (12 per unit, and 5)")
+            paths = (4 * self.num_rollouts + _ON_A_WAY) * self._tables_ahead
+            what = f"(4 × rollouts per prompt + {_ON_A_WAY:,}) × values of γ (12 per unit, and 5)"
+            limit(paths, most, "#/search/gamma_max", what)
         if self.groups:
             numbers = 3 * self.num_rollouts * (1 + len(self.groups))
             limit(_ANSWERED * numbers, most, "#/pilot/groups", "24 × (1 + groups) × rollouts per prompt")

@@ -68,7 +68,7 @@ def time_one(metric: str, num_rollouts: int, repeats: int) -> tuple[float, float
         return rl2ml.PilotHistogram.from_counts(counts, num_rollouts)  # anew, with nothing computed yet
 
     state, _ = start(ControllerSettings(metric, num_rollouts), window())
-    bare = best_of(lambda: rl2ml.recommend(window(), metric, num_rollouts), repeats)
+    bare = best_of(lambda: rl2ml.recommend(window(), metric, num_rollouts, criterion="rms_gain"), repeats)
     return bare, best_of(lambda: step(state, window()), repeats)
 
 

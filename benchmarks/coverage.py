@@ -90,7 +90,8 @@ def repeat(
     """One pilot; None where nothing is recommended."""
     pilot = case.draw(prompts, rollouts, rng)
     kappa = float(np.exp(rng.uniform(np.log(0.01), 0)))
-    answer = rl2ml.recommend(pilot, metric, NUM_ROLLOUTS, prior=prior, seed=int(rng.integers(2**32)), level=LEVEL)
+    seed = int(rng.integers(2**32))
+    answer = rl2ml.recommend(pilot, metric, NUM_ROLLOUTS, criterion="rms_gain", prior=prior, seed=seed, level=LEVEL)
     interval = answer.gain_intervals["maxrl"]
     if interval is None or answer.objective is None:
         return None

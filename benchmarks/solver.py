@@ -56,7 +56,7 @@ NO_DRAWS = "ours: recommend(bootstrap=0)"
 DRAWS = "ours: recommend(), 200 draws"
 OPINION = "ours: look_ahead, no draws"
 AHEAD = "ours: lookahead, no draws"
-WALKS = "ours: lookahead, 40 draws"
+WALKS = "ours: lookahead, 200 draws"
 PAPER = "App. B.3, per prompt"
 GRID = f"grid of {GRID_POINTS:,}, histogram"
 
@@ -221,7 +221,8 @@ def recommend_anew(
     pilot: rl2ml.PilotHistogram, num_rollouts: int, bootstrap: int, **options: object
 ) -> rl2ml.Recommendation:
     forget()
-    return rl2ml.recommend(pilot, METRIC, num_rollouts, bootstrap=bootstrap, **options)
+    asked = {"criterion": "rms_gain"} | options
+    return rl2ml.recommend(pilot, METRIC, num_rollouts, bootstrap=bootstrap, **asked)
 
 
 def solve(pilot: rl2ml.PilotHistogram, num_rollouts: int) -> float:
@@ -372,7 +373,7 @@ def count_misses(instances: int) -> dict[str, Tally]:
     seen = 0
     while seen < instances:
         pilot, metric, n = random_instance(rng)
-        found = rl2ml.recommend(pilot, metric, n, bootstrap=0)
+        found = rl2ml.recommend(pilot, metric, n, criterion="rms_gain", bootstrap=0)
         if found.gamma is None:
             continue  # uninformative: no γ to compare
         seen += 1
@@ -433,7 +434,7 @@ def main() -> int:
 
     counts = make_counts(10_000_000, np.random.default_rng(2))
     whole = best_of(
-        lambda: rl2ml.recommend(rl2ml.PilotHistogram.from_counts(counts, PILOT_ROLLOUTS), METRIC, 16),
+        lambda: recommend_anew(rl2ml.PilotHistogram.from_counts(counts, PILOT_ROLLOUTS), 16, 200),
         3 if quick else 10,
         5,
     )

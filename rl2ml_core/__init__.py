@@ -27,6 +27,7 @@ from rl2ml_core.objective.truncation import (
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.metadata import Conditions
 from rl2ml_core.pilot.prior import FittedPrior, fit_prior
+from rl2ml_core.pilot.rollouts import Rollouts, read_rollouts
 from rl2ml_core.pilot.tables import read_pilot, read_pilot_groups
 from rl2ml_core.selection.comparison import Comparison, compare
 from rl2ml_core.selection.controller import ControllerSettings, ControllerState, Decision
@@ -67,6 +68,7 @@ __all__ = [
     "Population",
     "RL2MLError",
     "Recommendation",
+    "Rollouts",
     "ScoreModel",
     "TruncationWindow",
     "__version__",
@@ -83,6 +85,7 @@ __all__ = [
     "parse_metric",
     "read_pilot",
     "read_pilot_groups",
+    "read_rollouts",
     "recommend",
     "recommend_groups",
     "replay_controller",

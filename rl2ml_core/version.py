@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 #: Raised whenever the same request would get different numbers; part of every recommendation's id.
-METHOD_VERSION = 2
+METHOD_VERSION = 3

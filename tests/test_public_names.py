@@ -14,6 +14,7 @@ DOCUMENTED = [
     *["Population", "BetaPrior", "ScoreModel", "MeasuredScores"],
     *["truncation_tail", "needed_order", "affordable_order", "truncation_window", "TruncationWindow"],
     *["PilotHistogram", "read_pilot", "read_pilot_groups", "Conditions", "fit_prior", "FittedPrior"],
+    *["read_rollouts", "Rollouts"],
     *["Metric", "PassAtK", "LogSuccess", "Mixture", "parse_metric", "recommend", "Recommendation"],
     *["recommend_groups", "GroupedRecommendation", "compare", "Comparison"],
     *["ControllerSettings", "ControllerState", "Decision"],

@@ -46,7 +46,7 @@ class Search(Strict):
 
     gamma_min: Gamma = 0.0
     gamma_max: Gamma = 2.0
-    criterion: Literal["rms_gain", "paper", "lookahead"] = "rms_gain"
+    criterion: Literal["rms_gain", "paper", "lookahead"] = "lookahead"
     variance_penalty: Annotated[float, Field(ge=0, le=1e6), unsigned] | None = None
     judged_on: Literal["either", "training", "held_out"] = "either"
     look_ahead: bool = False

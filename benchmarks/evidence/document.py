@@ -24,15 +24,15 @@ PARTS = {"training": "prompts trained on", "held_out": "prompts held out"}
 
 #: Rules that are shown, as users know them.
 RULES = {
-    "rms_gain 64x8 κ default": "`rms_gain`, κ not measured (default)",
+    "rms_gain 64x8 κ default": "`rms_gain`, κ not measured",
     "rms_gain 64x8 κ 0.01–1": "`rms_gain`, mean over κ from .01 to 1",
     "rms_gain 64x8 κ measured": "`rms_gain`, κ measured",
     "lookahead 64x8 κ default": "`lookahead`, κ not measured",
     "lookahead 64x8 κ measured": "`lookahead`, κ measured",
-    "lookahead ρ=0 64x8 κ measured": "`lookahead`, judged on training prompts, κ measured",
-    "lookahead ρ=.1 64x8 κ measured": "`lookahead`, judged on held-out prompts, κ measured",
-    "lookahead ρ=0 64x8 κ default": "`lookahead`, judged on training prompts, κ not measured",
-    "lookahead ρ=.1 64x8 κ default": "`lookahead`, judged on held-out prompts, κ not measured",
+    "lookahead training 64x8 κ measured": "`lookahead`, judged on training prompts, κ measured",
+    "lookahead held_out 64x8 κ measured": "`lookahead`, judged on held-out prompts, κ measured",
+    "lookahead training 64x8 κ default": "`lookahead`, judged on training prompts, κ not measured",
+    "lookahead held_out 64x8 κ default": "`lookahead`, judged on held-out prompts, κ not measured",
     "paper λ=0 64x8": "`paper`, λ = 0",
     "paper λ=0.01 64x8": "`paper`, λ = .01",
     "paper λ=0.1 64x8": "`paper`, λ = .1",
@@ -43,10 +43,10 @@ RULES = {
 }
 #: Estimators and trainers, as users know them.
 ARMS = {
-    "bayes, rms_gain 64x8 κ default": "recommended (bayes, default rule)",
-    "bayes, rms_gain 64x8 κ measured": "recommended, κ measured",
-    "bayes_recent, rms_gain 64x8 κ default": "recommended, baseline from recent counts",
-    "leave_one_out, rms_gain 64x8 κ default": "recommended γ, leave-one-out baseline",
+    "bayes, lookahead 64x8 κ default": "recommended (bayes, default rule)",
+    "bayes, lookahead 64x8 κ measured": "recommended, κ measured",
+    "bayes_recent, lookahead 64x8 κ default": "recommended, baseline from recent counts",
+    "leave_one_out, lookahead 64x8 κ default": "recommended γ, leave-one-out baseline",
     "bayes, best γ": "best γ, bayes",
     "minimum_variance, best γ": "best γ, minimum variance",
     "leave_one_out, best γ": "best γ, leave one out",
@@ -106,8 +106,8 @@ def held_out_settings_table(report: Mapping[str, Any]) -> list[str]:
 def pairs_table(report: Mapping[str, Any]) -> list[str]:
     """Rules and baselines together, against the best member of the family with the best baseline."""
     rules = {
-        "rms_gain 64x8 κ default": "default rule",
-        "rms_gain 64x8 κ measured": "κ measured",
+        "lookahead 64x8 κ default": "default rule",
+        "lookahead 64x8 κ measured": "κ measured",
         "constant per metric": "constant per metric",
         "always γ=0": "γ = 0",
         "always γ=1": "γ = 1",

@@ -27,8 +27,8 @@ PLACES = {baseline: [ARMS.index(arm) for arm in ARMS if arm.baseline == baseline
 FAMILY = [place for places in PLACES.values() for place in places]
 NAMES = [arm.name for arm in ARMS]
 
-DEFAULT_RULE = Rule("rms_gain", "64x8", "default")
-MEASURED_RULE = Rule("rms_gain", "64x8", "measured")
+DEFAULT_RULE = Rule("lookahead", "64x8", "default")
+MEASURED_RULE = Rule("lookahead", "64x8", "measured")
 DEFAULT_BASELINE = "bayes"
 CONSTANTS = {"always γ=0": 0.0, "always γ=1": 1.0}
 PER_METRIC = "constant per metric"

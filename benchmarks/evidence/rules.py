@@ -17,12 +17,12 @@ from benchmarks.evidence.simulate import METRICS
 from rl2ml_core.checks import Array
 from rl2ml_core.objective.population import LEAST_KAPPA, Population
 from rl2ml_core.selection.chebyshev import grid_and_matrix
-from rl2ml_core.selection.lookahead import DEGREE, Lookahead
+from rl2ml_core.selection.lookahead import DEGREE, JUDGED_ON, Lookahead
 from rl2ml_core.selection.lookahead import KAPPAS as LOOKAHEAD_KAPPAS
 from rl2ml_core.selection.problem import Problem
 
 #: Up with every change of what a rule means.
-VERSION = 3
+VERSION = 4
 
 TRUE = "true"
 #: Prompts × rollouts of the pilots.
@@ -37,8 +37,9 @@ _KAPPAS_OF_SPREAD = 9
 #: Baselines whose γ is chosen; "bayes_recent" takes that of "bayes".
 BASELINES = tuple(rl2ml.BASELINES)
 
-#: The lookahead as it ships, and with one ρ alone: prompts that share nothing, and prompts that share some.
-LOOKAHEADS = ("lookahead", "lookahead ρ=0", "lookahead ρ=.1")
+#: The lookahead by what it is told of where the metric is read, and as it was before: with both ρ alike.
+LOOKAHEADS = {"lookahead" if where == "either" else f"lookahead {where}": by for where, by in JUDGED_ON.items()}
+LOOKAHEADS["lookahead even"] = (0.5, 0.5)
 #: Whose γ the lookahead chooses; other baselines take it over.
 DEFAULT_BASELINE = "bayes"
 
@@ -95,7 +96,7 @@ def _paper(source: Source, metric: str, num_rollouts: int, baseline: str, kappa:
 
 
 def _lookahead(source: Source, metric: str, num_rollouts: int, baseline: str, kappa: float) -> Choices:
-    """A predicted training run: over both ρ as it ships, and for prompts that share nothing, or that share some."""
+    """A predicted training run."""
     problem = _problem(source, metric, num_rollouts, "lookahead", baseline)
     if problem.why_uninformative() is not None:
         return
@@ -106,8 +107,8 @@ def _lookahead(source: Source, metric: str, num_rollouts: int, baseline: str, ka
     known = {"measured": (kappa,), "default": LOOKAHEAD_KAPPAS}
     for name, kappas in known.items():
         shares = lookahead.shares(np.array(kappas)) @ to_grid  # [K, R, H, grid]
-        for label, part in zip(LOOKAHEADS, (slice(None), slice(0, 1), slice(1, 2)), strict=True):
-            yield (label, name), float(grid[shares[:, part].mean(axis=(0, 1, 2)).argmax()])
+        for label, by in LOOKAHEADS.items():
+            yield (label, name), float(grid[(by @ shares.mean(axis=(0, 2))).argmax()])
 
 
 @dataclass(frozen=True)

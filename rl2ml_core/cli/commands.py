@@ -9,6 +9,7 @@ import typer
 import rl2ml_core as rl2ml
 from rl2ml_core.cli import options as o
 from rl2ml_core.cli.console import clear_errors, progress, show, show_json
+from rl2ml_core.cli.rollouts import findings_text, pilot_of, reading, rollouts_text
 from rl2ml_core.cli.text import groups_text, objective_text, recommendation_text, window_text
 from rl2ml_core.cli.trainers import analysis_text, catalog_help, comparison_text
 from rl2ml_core.objective.analysis import OF_GAMMA
@@ -49,14 +50,14 @@ def _main(
 
 @app.command()
 def recommend(
-    pilot: o.Pilot,
+    pilot: o.Dumps,
     metric: o.MetricName,
     rollouts_per_prompt: o.Rollouts,
     current: Annotated[str, typer.Option(help=f"The trainer in use, for comparison: {_TRAINERS}, or a γ.")] = "grpo",
     baseline: o.Baseline = "bayes",
     kappa: o.Kappa = None,
     gamma_range: o.GammaRange = (0.0, 2.0),
-    criterion: o.CriterionName = "rms_gain",
+    criterion: o.CriterionName = "lookahead",
     variance_penalty: o.VariancePenalty = None,
     judged_on: o.JudgedOn = "either",
     prior: o.Prior = "empirical_bayes",
@@ -71,6 +72,9 @@ def recommend(
     ] = None,
     sampled: Annotated[str, typer.Option(help=f"How the pilot was sampled: {_CONDITIONS}.")] = "",
     training: Annotated[str, typer.Option(help=f"How training samples: {_CONDITIONS}.")] = "",
+    success: o.Success = None,
+    steps: o.Steps = None,
+    dump: o.DumpFormat = None,
     bootstrap: o.Bootstrap = 200,
     seed: o.Seed = 0,
     level: o.Level = 0.9,
@@ -84,9 +88,14 @@ def recommend(
     Example: [bold]rl2ml recommend pilot.csv --metric pass@8 --rollouts-per-prompt 16 -o objective.json[/bold]
     """
     with clear_errors():
-        with progress(f"Reading {pilot} …"):
-            groups = {} if group_by is None else rl2ml.read_pilot_groups(pilot, group_by)
-            counts = rl2ml.PilotHistogram.merged(groups.values()) if groups else rl2ml.read_pilot(pilot)
+        read: rl2ml.Rollouts | None = None
+        if group_by is None:
+            counts, read = pilot_of(pilot, success, steps, dump)
+            groups = {}
+        else:
+            with progress(f"Reading {pilot[0]} …"):
+                groups = rl2ml.read_pilot_groups(_single(pilot), group_by)
+                counts = rl2ml.PilotHistogram.merged(groups.values())
         options: dict[str, Any] = {
             "gamma_min": gamma_range[0],
             "gamma_max": gamma_range[1],
@@ -115,6 +124,8 @@ def recommend(
         show_json(answer.to_dict() if grouped is None else grouped.to_dict())
     else:
         show(recommendation_text(answer, counts, rollouts_per_prompt))
+        if read is not None:
+            show(*findings_text(read))
         if grouped is not None:
             show(groups_text(grouped))
         if answer.objective is not None and output is not None:
@@ -123,6 +134,68 @@ def recommend(
             )
     if answer.objective is None:
         raise typer.Exit(UNINFORMATIVE)
+
+
+@app.command(no_args_is_help=True)
+def pilot(
+    paths: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders (with all below) or patterns; .gz and .zst too."),
+    ],
+    success: o.Success = None,
+    steps: o.Steps = None,
+    dump: o.DumpFormat = None,
+    score: Annotated[
+        str | None,
+        typer.Option(help="Which filter (lm-eval), scorer (inspect) or reward function (TRL, verifiers) to go by."),
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="Field that tells prompts apart.")] = None,
+    reward: Annotated[str | None, typer.Option(help="Field of the score.")] = None,
+    step: Annotated[str | None, typer.Option(help="Field of the training step.")] = None,
+    group: Annotated[str | None, typer.Option(help="Field that tells groups of rollouts apart.")] = None,
+    merge_steps: Annotated[
+        bool, typer.Option("--merge-steps", help="Count a prompt's rollouts at all steps together, as of one policy.")
+    ] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out files and rows that cannot be read, and say so.")
+    ] = False,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Most memory to use, such as 2GB.")] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder in which files read are remembered: a second run takes up from there.")
+    ] = None,
+    format: o.OutputFormat = o.Format.TEXT,  # noqa: A002  (the option's name)
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Save the pilot as JSON.")] = None,
+) -> None:
+    """Read a pilot from the rollouts that a trainer or evaluator dumped, and say what would mislead.
+
+    Example: [bold]rl2ml pilot rollouts/ --success 'score >= 1' --steps 0:50 -o pilot.json[/bold]
+    """
+    with clear_errors():
+        with reading() as bar:
+            found = rl2ml.read_rollouts(
+                paths,
+                format=dump,
+                success=success,
+                steps=steps,
+                prompt=prompt,
+                reward=reward,
+                step=step,
+                group=group,
+                score=score,
+                merge_steps=merge_steps,
+                on_error="skip" if skip_bad else "raise",
+                memory_limit=memory,
+                cache=cache,
+                progress=bar,
+            )
+        if output is not None:
+            found.save(output)
+    if format is o.Format.JSON:
+        show_json(found.to_dict())
+        return
+    show(rollouts_text(found))
+    if output is not None:
+        typer.echo(f"\nSaved {output}. Next: rl2ml recommend {output} --metric pass@8 --rollouts-per-prompt 8")
 
 
 @app.command()
@@ -137,7 +210,7 @@ def compare(
     baseline: o.Baseline = "bayes",
     kappa: o.Kappa = None,
     gamma_range: o.GammaRange = (0.0, 2.0),
-    criterion: o.CriterionName = "rms_gain",
+    criterion: o.CriterionName = "lookahead",
     variance_penalty: o.VariancePenalty = None,
     prior: o.Prior = "empirical_bayes",
     order: o.Order = None,
@@ -266,6 +339,12 @@ def table(
         show_json(content)
     else:
         show(objective_text(loaded, rollouts_per_prompt))
+
+
+def _single(paths: list[str]) -> str:
+    if len(paths) > 1:
+        raise rl2ml.InvalidInput(f"--group-by reads one table; got {len(paths)} paths")
+    return paths[0]
 
 
 def _analyzed(

@@ -8,7 +8,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Marked", "fields", "signed_percent", "table"]
+import rl2ml_core as rl2ml
+from rl2ml_core.pilot.diagnostics import Diagnostic
+
+__all__ = ["Marked", "fields", "marked", "signed_percent", "table", "unit_of_gains"]
+
+_MARKS = {"info": ("·", "dim"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,11 @@ class Marked:
         grid.add_column(style=self.style)
         grid.add_row(Text(self.mark), Text(self.text))
         yield grid
+
+
+def marked(found: Iterable[Diagnostic]) -> list[RenderableType]:
+    """Findings, each after the mark of its level."""
+    return [Marked(*_MARKS[one.level], one.detail) for one in found]
 
 
 def fields(rows: Iterable[tuple[str, str]]) -> RenderableType:
@@ -60,3 +70,8 @@ def signed_percent(share: float) -> str:
 
 def _indented(grid: Table) -> RenderableType:
     return Padding(grid, (0, 0, 0, 2), expand=False)
+
+
+def unit_of_gains(answer: rl2ml.Recommendation) -> str:
+    """What a recommendation's gains are measured by."""
+    return "over a training run" if answer.looks_ahead else "per step of equal length"

@@ -9,12 +9,15 @@ import typer
 import rl2ml_core as rl2ml
 from rl2ml_core.objective.family import MAX_ROLLOUTS
 from rl2ml_core.pilot.histogram import PRIORS
+from rl2ml_core.pilot.rollouts import FORMATS as DUMPS
 
 __all__ = [
     "COLUMNS",
     "Baseline",
     "Bootstrap",
     "CriterionName",
+    "DumpFormat",
+    "Dumps",
     "FilterGroups",
     "Format",
     "GammaRange",
@@ -27,6 +30,8 @@ __all__ = [
     "Prior",
     "Rollouts",
     "Seed",
+    "Steps",
+    "Success",
     "VariancePenalty",
     "conditions_of",
     "objective_path",
@@ -50,6 +55,22 @@ COLUMNS = (
     "or prompt_id and reward, one row per rollout."
 )
 Pilot = Annotated[str, typer.Argument(help=f"Pilot table {COLUMNS}")]
+#: Tables or dumps, one or several.
+Dumps = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PILOT...",
+        help=f"Pilot table {COLUMNS} Or files, folders and patterns of dumped rollouts: see rl2ml pilot.",
+    ),
+]
+Success = Annotated[
+    str | None,
+    typer.Option(help="Of dumps: what counts as a success, such as 'score >= 1', where scores are not 0 or 1."),
+]
+Steps = Annotated[str | None, typer.Option(metavar="FROM:TO", help="Of dumps: training steps to read, TO excluded.")]
+DumpFormat = Annotated[
+    str | None, typer.Option("--dump", metavar="FORMAT", help=f"Of dumps: {', '.join(DUMPS)}. Default: found out.")
+]
 MetricName = Annotated[
     str, typer.Option("--metric", "-m", help="What you are judged on: pass@8, log:0.01, 0.5*pass@1+0.5*pass@16.")
 ]

@@ -6,15 +6,13 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 import rl2ml_core as rl2ml
-from rl2ml_core.cli.layout import Marked, fields, signed_percent, table
-from rl2ml_core.selection.problem import LOOKAHEAD
+from rl2ml_core.cli.layout import fields, marked, signed_percent, table, unit_of_gains
 from rl2ml_core.selection.uncertainty import Interval
 
 __all__ = ["advantage_rows", "groups_text", "objective_text", "recommendation_text", "window_text"]
 
 _MOST_ROWS = 17
 _LONGEST_NAME = 24
-_MARKS = {"info": ("·", "dim"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 #: What to do about each outcome, where the sentence alone does not say it.
 _ADVICE = {
@@ -35,7 +33,7 @@ def recommendation_text(answer: rl2ml.Recommendation, pilot: rl2ml.PilotHistogra
     parts += [Text(""), fields(_rows(answer, pilot))]
     if answer.diagnostics:
         parts.append(Text(""))
-        parts += [Marked(*_MARKS[found.level], found.detail) for found in answer.diagnostics]
+        parts += marked(answer.diagnostics)
     if answer.objective is not None:
         parts.append(Text(f"\nAdvantages in a group of {num_rollouts}:"))
         parts.append(advantage_rows(answer.objective, num_rollouts))
@@ -140,8 +138,7 @@ def _rows(answer: rl2ml.Recommendation, pilot: rl2ml.PilotHistogram) -> Iterator
         if gain is not None and answer.gamma != itself:
             where = answer.gain_intervals[name]
             spread = f" ({signed_percent(where.lower)} to {signed_percent(where.upper)})" if where else ""
-            unit = "over a training run" if LOOKAHEAD in answer.assumptions else "per step of equal length"
-            yield f"gain over {label}", f"{signed_percent(gain)}{spread} {unit}"
+            yield f"gain over {label}", f"{signed_percent(gain)}{spread} {unit_of_gains(answer)}"
     rate = answer.learning_rate
     if rate is not None and rate.multiplier is not None:
         yield (

@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 import rl2ml_core as rl2ml
-from rl2ml_core.cli.layout import Marked, fields, signed_percent, table
+from rl2ml_core.cli.layout import Marked, fields, signed_percent, table, unit_of_gains
 from rl2ml_core.objective.family import MAX_GAMMA
 from rl2ml_core.selection.comparison import ComparedTrainer, LeftOut
 
@@ -14,8 +14,8 @@ __all__ = ["analysis_text", "catalog_help", "comparison_text"]
 
 _LEGEND = (
     "≈ is the nearest γ, with the cosine of the weights. Noise is that of one group.\n"
-    "Dead groups have no advantage. Left to gain: with the recommended objective instead, per step of equal length, "
-    "from as many generated rollouts."
+    "Dead groups have no advantage. Left to gain: with the recommended objective instead, {}, from as many generated "
+    "rollouts."
 )
 
 
@@ -44,7 +44,7 @@ def comparison_text(compared: rl2ml.Comparison) -> RenderableType:
         Text(""),
         table(titles, rows, words=2, gap=2),
         Text(""),
-        Text(_LEGEND, style="dim"),
+        Text(_LEGEND.format(unit_of_gains(compared.recommendation)), style="dim"),
     ]
     surprising = [row for row in compared.trainers if row.surprise]
     if surprising:

@@ -15,7 +15,15 @@ from rl2ml_core.objective.population import BetaPrior
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.prior import FittedPrior, log_law, log_likelihood
 
-__all__ = ["LEAST_PROMPTS", "Diagnostic", "contradicts", "misfit", "pilot_diagnostics", "set_by_prior"]
+__all__ = [
+    "LEAST_PROMPTS",
+    "Diagnostic",
+    "contradicts",
+    "filtered_groups",
+    "misfit",
+    "pilot_diagnostics",
+    "set_by_prior",
+]
 
 #: 64 prompts × 8 rollouts already reach the floor that model error sets (docs/decisions.md).
 _ENOUGH_PROMPTS = 64
@@ -79,7 +87,7 @@ def pilot_diagnostics(pilot: PilotHistogram, prior: BetaPrior | None, fitted: Fi
         detail = f"{all_pass:.0%} of the prompts have no failure: little is left to learn from them."
         found.append(Diagnostic("mostly_all_pass", "warning", detail))
     found += _unequal_rollouts(pilot, fitted.prior)
-    found += _filtered_groups(pilot, fitted.prior)
+    found += filtered_groups(pilot, fitted.prior)
     if prior is not None:
         ratio = contradicts(pilot, prior, fitted)
         if ratio > max(CONTRADICTION, 4 * _IMMATERIAL**2 * prompts):
@@ -202,7 +210,8 @@ def _unequal_rollouts(pilot: PilotHistogram, prior: BetaPrior) -> list[Diagnosti
     return [Diagnostic("unequal_rollouts", "info", f"{detail}.")]
 
 
-def _filtered_groups(pilot: PilotHistogram, prior: BetaPrior) -> list[Diagnostic]:
+def filtered_groups(pilot: PilotHistogram, prior: BetaPrior) -> list[Diagnostic]:
+    """Whether no prompt has only failures, or none only successes, where such would be expected under a prior."""
     missing = []
     failures = pilot.num_rollouts - pilot.num_successes
     mirrored = BetaPrior(prior.beta, prior.alpha)

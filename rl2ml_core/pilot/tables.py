@@ -3,6 +3,7 @@
 Counts: columns num_successes and num_rollouts (prompt_id and weight are optional), one row per prompt.
 Rollouts: columns prompt_id and reward (0 or 1), one row per rollout.
 Either may have a column that names each prompt's group, such as its data source.
+JSON is a pilot that `Rollouts.save` wrote.
 """
 
 import csv
@@ -24,7 +25,7 @@ from rl2ml_core.pilot.histogram import PilotHistogram
 
 __all__ = ["FORMATS", "LONGEST_GROUP", "MAX_GROUPS", "read_pilot", "read_pilot_groups"]
 
-FORMATS = ("csv", "tsv", "jsonl", "parquet")
+FORMATS = ("csv", "tsv", "jsonl", "parquet", "json")
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -33,6 +34,7 @@ _SUFFIXES = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".json": "json",
 }
 _COUNTS = ("num_successes", "num_rollouts")
 _ROLLOUTS = ("prompt_id", "reward")
@@ -76,11 +78,39 @@ def read_pilot_groups(path: str | Path, column: str, format: str | None = None) 
 def _read(path: str | Path, format: str | None, group: str | None) -> dict[str, PilotHistogram]:  # noqa: A002
     name = "standard input" if str(path) == "-" else str(path)
     try:
+        if _kind(path, format) == "json":
+            return {"": _saved(path, group)}
         return _histograms(_batches(path, format, group), group)
     except InvalidInput as error:
         raise InvalidTable(f"{name}: {error}", field=error.field) from None
     except UnicodeDecodeError:
         raise InvalidTable(f"{name}: not UTF-8 text; expected csv, tsv or jsonl (parquet ends in .parquet)") from None
+
+
+def _kind(path: str | Path, format: str | None) -> str | None:  # noqa: A002
+    """The format that is said, or else the one of the file's ending."""
+    return format or (None if str(path) == "-" else _SUFFIXES.get(Path(path).suffix.lower()))
+
+
+def _saved(path: str | Path, group: str | None) -> PilotHistogram:
+    """A pilot as `Rollouts.save` writes it."""
+    if group is not None:
+        raise InvalidTable("a saved pilot has no groups; read the rollouts it came from", field="group")
+    expected = 'expected a saved pilot, {"schema": 1, "cells": [[num_rollouts, num_successes, num_prompts], …]}'
+    text = sys.stdin.read() if str(path) == "-" else Path(path).read_text(encoding="utf-8-sig")
+    try:
+        saved = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        hint = " (one object per line is .jsonl)" if "Extra data" in str(error) else ""
+        raise InvalidTable(f"not JSON: {str(error)[:80]}; {expected}{hint}") from None
+    if not isinstance(saved, dict) or not isinstance(saved.get("cells"), list):
+        found = (
+            f"keys {', '.join(str(key)[:40] for key in list(saved)[:10])}" if isinstance(saved, dict) else "no object"
+        )
+        raise InvalidTable(f"{expected}; found {found}")
+    if saved.get("schema") != 1:
+        raise InvalidTable(f"{expected}; got schema {saved.get('schema')!r:.40}", field="schema")
+    return PilotHistogram.from_cells(saved["cells"])
 
 
 def _batches(path: str | Path, format: str | None, group: str | None) -> Iterator[_Batch]:  # noqa: A002
@@ -92,7 +122,7 @@ def _batches(path: str | Path, format: str | None, group: str | None) -> Iterato
             raise InvalidTable("standard input takes csv, tsv or jsonl; give parquet as a file", field="format")
         yield from _text_batches(sys.stdin, format, group)
         return
-    kind = format or _SUFFIXES.get(Path(path).suffix.lower())
+    kind = _kind(path, format)
     if kind is None:
         raise unknown
     if kind == "parquet":

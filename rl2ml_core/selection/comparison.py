@@ -24,7 +24,7 @@ _STANDARD = ("rl", "maxrl", "current")
 
 @dataclass(frozen=True, eq=False)
 class ComparedTrainer:
-    """One trainer on the pilot, and what the recommended objective gains over it per step of equal length."""
+    """One trainer on the pilot, and what the recommended objective gains over it: per step, or over a training run."""
 
     analysis: Analysis
     gain_of_recommended: float | None  # relative; None where this trainer gains nothing, or nothing is recommended
@@ -100,7 +100,8 @@ class Comparison:
         parts = []
         if over:
             every = f"all {over}" if over == len(valued) else f"{over} of {len(valued)}"
-            parts.append(f"more per step than {'the' if len(valued) == 1 else every} trainer{'s' * (len(valued) > 1)}")
+            when = "over a training run" if answer.looks_ahead else "per step"
+            parts.append(f"more {when} than {'the' if len(valued) == 1 else every} trainer{'s' * (len(valued) > 1)}")
         if close:
             parts.append(f"about as much as {_listed(close)}")
         if better:

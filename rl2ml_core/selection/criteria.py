@@ -31,6 +31,7 @@ class Weighted:
 
     cells: Array  # [C, width]: what is weighed, linear in the terms
     finish: Callable[[Array], Array]  # [D, width] → [terms, D, G]
+    per_draw: int = 1  # numbers that `finish` holds for each draw
 
     def __call__(self, weights: Array) -> Array:
         """Terms [terms, D, G] of weights [D, C]."""
@@ -63,6 +64,10 @@ class Criterion(Protocol):
 
     def combine(self, terms: Array, kappa: Array | float) -> Array:
         """The criterion, [..., G], of terms [terms, ..., G] under κ, scalar or [..., 1]."""
+        ...
+
+    def under(self, population: Population) -> "Criterion":
+        """The same question of other prompts."""
         ...
 
 
@@ -107,6 +112,10 @@ class RmsGain:
         gain, noise, coupling = terms
         energy = np.maximum(noise + kappa * coupling, _TINY)  # a table of zeros moves nothing and gains nothing
         return np.asarray(kappa * gain / np.sqrt(energy))
+
+    def under(self, population: Population) -> "RmsGain":
+        """The same of other prompts."""
+        return RmsGain(population, self._metric, self._num_rollouts)
 
     def advantage_rms(self, terms: Array) -> float:
         """Root mean square of a table's advantages from its terms [3, 1]: their noise is E[Σ A²]/N²."""
@@ -163,7 +172,9 @@ class Paper:
         variance_penalty: float,
     ) -> None:
         self._points = population.at_means()
+        self._metric = metric
         self._num_rollouts = num_rollouts
+        self._score_model = score_model
         self._penalty = variance_penalty
         p = self._points.pass_rates
         self._sensitivity = score_model.sensitivity(p)
@@ -175,6 +186,10 @@ class Paper:
 
     def weighted(self, parts: Sequence[Tables]) -> Weighted:
         return Weighted.of(np.concatenate([self._per_cell(*part) for part in parts], axis=-1))
+
+    def under(self, population: Population) -> "Paper":
+        """The same of other prompts."""
+        return Paper(population, self._metric, self._num_rollouts, self._score_model, self._penalty)
 
     def _per_cell(self, success: Array, failure: Array) -> Array:
         terms = np.zeros((3, self._points.weights.size, success.shape[0]))

@@ -1,7 +1,8 @@
 """The lookahead: training curves predicted from the pilot alone, and the γ that ends highest. E37.
 
 A choice is valued by what the metric gains where the path of γ = 1 has closed 10 and 30 % of its pass@1 headroom, as a
-share of what the best γ gains there, on average over ρ and, where κ was not measured, over three values of κ.
+share of what the best γ gains there; on average over ρ, by what is judged, and, where κ was not measured, over three
+values of κ.
 
 Shapes: G tables, D draws, K values of κ, R values of ρ, H horizons, J+1 points of a path.
 """
@@ -18,12 +19,13 @@ from rl2ml_core.objective.population import Population, ScoreModel
 from rl2ml_core.selection.chebyshev import grid_and_matrix, nodes, piece_edges
 from rl2ml_core.selection.criteria import Tables, Weighted
 from rl2ml_core.selection.metrics import Metric, PassAtK
-from rl2ml_core.selection.paths import COSINES, STEPS, masses, places, walk
+from rl2ml_core.selection.paths import COSINES, STEPS, Point, masses, places, recorded, walk
 
 __all__ = ["CLOSED", "DEGREE", "JUDGED_ON", "KAPPAS", "Lookahead"]
 
-#: Which of `COSINES` count: prompts that are trained on gain by their own gradients, held-out ones by what is shared.
-JUDGED_ON = {"either": slice(None), "training": slice(0, 1), "held_out": slice(1, 2)}
+#: How much each of `COSINES` counts: prompts that are trained on gain mostly by their own gradients, held-out ones by
+#: what is shared. Chosen on the settings of docs/evidence.md that are not held out, where any within .1 do alike.
+JUDGED_ON = {"either": (2 / 3, 1 / 3), "training": (0.9, 0.1), "held_out": (0.1, 0.9)}
 
 #: κ where it was not measured, log-uniform from .01 to 1 in three (docs/decisions.md).
 KAPPAS = (0.02, 0.2, 1.0)
@@ -34,6 +36,7 @@ DEGREE = 10
 #: Paths go on until they reach the horizons under these κ.
 _COVERED = (0.01, 0.1, 1.0)
 _TINY = 1e-300
+_VALUE = 3  # of a `Point`
 
 
 class Lookahead:
@@ -46,6 +49,7 @@ class Lookahead:
         gamma_min, gamma_max: the range whose best γ counts as 1.
         judged_on: a key of `JUDGED_ON`.
         steps: of the paths.
+        like: the lookahead whose nodes and ways these prompts share, so that nothing is walked again.
     """
 
     degrees = (DEGREE, DEGREE)
@@ -60,20 +64,30 @@ class Lookahead:
         gamma_max: float,
         judged_on: str = "either",
         steps: Array = STEPS,
+        like: "Lookahead | None" = None,
     ) -> None:
         self._population = population
         self._metric = metric
         self._estimator = estimator
         self._kappas = KAPPAS if score_model is None else (score_model.kappa,)
+        self._score_model = score_model
         self._range = gamma_min, gamma_max
-        self._judged_on = JUDGED_ON[judged_on]
+        self._where = judged_on
+        self._judged_on = np.array(JUDGED_ON[judged_on])
         self._steps = steps
+        self._like = like
+        self._last: tuple[tuple[bytes, bytes], list[Point]] | None = None
         #: Where the search looks: the interpolation nodes, then the piece edges.
         self.gammas: Array = np.concatenate([nodes(gamma_min, gamma_max, DEGREE), piece_edges(gamma_min, gamma_max)])
 
     def totals(self, success: Array, failure: Array) -> Array:
         """Points of the paths of G tables [G, N+1]: [terms, G]."""
-        return self._paths(self._mass, success, failure, self._steps, self._horizons)[:, 0]
+        return self._terms(self._others(success, failure))
+
+    def under(self, population: Population) -> "Lookahead":
+        """The same for other prompts, on the nodes and ways of these."""
+        asked = self._metric, self._estimator, self._score_model, *self._range, self._where, self._steps
+        return Lookahead(population, *asked, self._like or self)
 
     def curve(self, gammas: Array) -> Array:
         """The criterion of the estimator at γ within the range, [G]."""
@@ -88,8 +102,7 @@ class Lookahead:
     @cached_property
     def searched(self) -> Array:
         """Points of the paths of the estimator's tables at `gammas`: [terms, G]."""
-        success, failure = self._estimator.tables(self.gammas)
-        return self._paths(self._mass, success, failure, self._steps, self._reached)[:, 0]
+        return self._terms(self._searched)
 
     @property
     def _at_nodes(self) -> Array:
@@ -98,17 +111,21 @@ class Lookahead:
         return self.searched[:, : len(to_grid)]
 
     def weighted(self, parts: Sequence[Tables]) -> Weighted:
-        """Points for any weights of the cells, in half as many steps; horizons stay those of the population."""
+        """Points for any weights of the cells; ways and horizons stay those of the population."""
         success, failure = (np.concatenate(side) for side in zip(*parts, strict=True))
-        steps = self._steps.reshape(-1, 2).sum(axis=1)
-        return Weighted(self._cells, lambda mass: self._paths(mass, success, failure, steps, self._horizons))
+        per_draw = len(self._searched) * self._searched[0].means.shape[0] * len(success) * len(COSINES)
+        return Weighted(self._cells, lambda mass: _terms(self._others(success, failure), mass), per_draw)
 
     def combine(self, terms: Array, kappa: Array | float) -> Array:
         """Under each κ of an array [..., 1]; under a number, the mean over `KAPPAS`, or under the measured κ."""
         if np.ndim(kappa):
-            return np.asarray(self._shares(terms, np.asarray(kappa))[self._judged_on].mean(axis=(0, 1)))
+            return self._judged(self._shares(terms, np.asarray(kappa)))
         kappas = np.array(self._kappas).reshape(-1, *(1 for _ in terms.shape[1:]))
-        return np.asarray(self._shares(terms[:, None], kappas)[self._judged_on].mean(axis=(0, 1, 2)))
+        return np.asarray(self._judged(self._shares(terms[:, None], kappas)).mean(axis=0))
+
+    def _judged(self, shares: Array) -> Array:
+        """The mean over ρ, by what is judged, and over horizons of [R, H, ...]."""
+        return np.asarray(np.tensordot(self._judged_on, shares.mean(axis=1), 1))
 
     def _shares(self, terms: Array, kappa: Array) -> Array:
         """Gains as shares of the best in the range: [R, H, ..., G]."""
@@ -136,47 +153,76 @@ class Lookahead:
 
     @cached_property
     def _places(self) -> Array:
-        return places(self._population)
+        return places(self._population) if self._like is None else self._like._places
 
     @cached_property
     def _mass(self) -> Array:
         weights = self._population.weights
-        return np.asarray((weights / weights.sum() @ self._cells)[None])
+        return np.asarray(weights / weights.sum() @ self._cells)
 
     @cached_property
     def _reference(self) -> Array:
         """The path of γ = 1 by pass@1, up to the last horizon: [terms, 1]."""
-        points: list[Array] = []
+        return self._terms(self._to_reference)
+
+    @cached_property
+    def _to_reference(self) -> list[Point]:
+        if self._like is not None:
+            return self._like._to_reference
+        points: list[Point] = []
         for point in walk(self._places, self._mass, *self._estimator.tables(np.ones(1)), PassAtK(1), self._steps):
             points.append(point)
-            if (point[1] >= points[0][1] + max(CLOSED) * (1 - points[0][1])).all():
+            value, first = point.means[_VALUE], points[0].means[_VALUE]
+            if (value >= first + max(CLOSED) * (1 - first)).all():
                 break
-        return _terms(points)[:, 0]
+        return points
 
-    def _paths(
-        self, mass: Array, success: Array, failure: Array, steps: Array, horizons: Callable[[Array], Array]
-    ) -> Array:
-        """Points of paths, as far as their horizons under any κ: [terms, D, G]."""
+    @cached_property
+    def _searched(self) -> list[Point]:
+        if self._like is not None:
+            return self._like._searched
+        return self._ways(*self._estimator.tables(self.gammas), self._reached)
+
+    def _others(self, success: Array, failure: Array) -> list[Point]:
+        """The ways of any tables, at as many points as those searched have: terms have one length."""
+        if self._like is not None:
+            return self._like._others(success, failure)
+        tables = success.tobytes(), failure.tobytes()
+        if self._last is None or self._last[0] != tables:  # the same few are asked about under every prior
+            points, wanted = self._ways(success, failure, self._horizons), len(self._searched)
+            if len(points) <= wanted:  # beyond its horizons a path stands still
+                points += points[-1:] * (wanted - len(points))
+            else:
+                points = [points[i] for i in np.linspace(0, len(points) - 1, wanted).round().astype(int)]
+            self._last = tables, points
+        return self._last[1]
+
+    def _ways(self, success: Array, failure: Array, horizons: Callable[[Array], Array]) -> list[Point]:
+        """The ways of tables, as far as their horizons under any κ."""
         kappas = np.array(sorted({*_COVERED, *self._kappas}))
-        goals = np.moveaxis(horizons(kappas[:, None]).max(axis=1), 0, 1)[:, None]  # [K, 1, R, 1]
-        kappas = kappas.reshape(-1, 1, 1, 1)
-        points: list[Array] = []
+        goals = horizons(kappas[:, None]).max(axis=1).T  # [K, R]
+        kappas = kappas.reshape(-1, 1, 1)
+        points: list[Point] = []
         length: Array | float = 0.0
         before = passed = np.zeros(())
-        for point in walk(self._places, mass, success, failure, self._metric, steps):
-            pace = _pace(point[3], point[4], kappas)
-            length = length + (point[2] - passed) * (pace + before) / 2
-            before, passed = pace, point[2]
+        for point in walk(self._places, self._mass, success, failure, self._metric, self._steps):
             points.append(point)
-            if np.all(length >= goals):
+            _, _, s, signal, noise = recorded([point])[:, 0, :, 0]  # [R, G] each
+            pace = _pace(signal, noise, kappas)
+            length = length + (s - passed) * (pace + before) / 2
+            before, passed = pace, s
+            if np.all(length >= goals[..., None]):
                 break
-        # Beyond its horizons a path stands still: terms of any tables have one length.
-        return _terms(points + points[-1:] * (steps.size + 1 - len(points)))
+        return points
+
+    def _terms(self, ways: list[Point]) -> Array:
+        """Of these prompts, [terms, G]."""
+        return _terms(ways, None if self._like is None else self._mass[None])[:, 0]
 
 
-def _terms(points: list[Array]) -> Array:
-    """Points [J+1] of [5, D, R, G] as terms [terms, D, G]."""
-    found = np.stack(points).transpose(1, 0, 3, 2, 4)
+def _terms(ways: list[Point], mass: Array | None) -> Array:
+    """Points of ways for distributions of prompts [D, Q] as terms [terms, D, G]."""
+    found = recorded(ways, mass)
     return found.reshape(-1, *found.shape[3:])
 
 

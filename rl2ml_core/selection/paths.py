@@ -8,7 +8,7 @@ Shapes: C cells, D distributions of prompts, Q nodes, G tables, N rollouts, R va
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,7 +21,7 @@ from rl2ml_core.objective.population import Population
 from rl2ml_core.objective.quadrature import laws, nodes, quadrature_nodes
 from rl2ml_core.selection.metrics import Metric
 
-__all__ = ["COSINES", "PROMPTS", "PROMPTS_PER_STEP", "STEPS", "masses", "places", "walk"]
+__all__ = ["COSINES", "PROMPTS", "PROMPTS_PER_STEP", "STEPS", "Point", "masses", "places", "recorded", "walk"]
 
 #: Prompts of the training set, P, and of a step, where they are not known.
 PROMPTS, PROMPTS_PER_STEP = 256, 32
@@ -31,9 +31,9 @@ COSINES = (0.0, 0.1)
 STEPS: Array = np.minimum(0.02 * 1.12 ** np.arange(64), 0.4)
 STEPS.setflags(write=False)
 
-#: Nodes that stand for all prompts. With 250, and quarter steps, γ moves by .05 at most on eight of nine real pilots
-#: (N = 8, 64, 1024); where prompts mostly never succeed by up to .35, with 1 % of the gain at stake.
-NUM_NODES = 48
+#: Nodes that stand for all prompts: as many, or so many for each logit between the outermost, which are far apart where
+#: most prompts never succeed. The γ chosen loses .5 % at most of what it is with 1,000 (nine real pilots, N = 4, 16).
+FEWEST_NODES, NODES_PER_LOGIT = 48, 3
 _BOTTOM, _TOP = -24.0, 16.0
 _STRETCH = 8.0
 _TAIL, _MARGIN = 1e-4, 0.01
@@ -44,7 +44,7 @@ _TO_POWERS = np.linalg.inv(_AROUND[:, None] ** np.arange(6.0)).T  # values at �
 _TINY = 1e-300
 
 
-def places(population: Population, num_nodes: int = NUM_NODES) -> Array:
+def places(population: Population, num_nodes: int | None = None) -> Array:
     """Logits of the nodes that stand for a population, [Q]: spread half by prompts, half by logits."""
     logits, cells = _cloud(population)
     order = np.argsort(logits)
@@ -53,6 +53,8 @@ def places(population: Population, num_nodes: int = NUM_NODES) -> Array:
     logits, mass = np.clip(logits[order], _BOTTOM, _TOP), mass[order]
     share = (np.cumsum(mass) - mass / 2) / mass.sum()
     low, high = np.interp([_TAIL, 1 - _TAIL], share, logits) + np.array([-_MARGIN, _MARGIN])
+    if num_nodes is None:
+        num_nodes = max(FEWEST_NODES, math.ceil(NODES_PER_LOGIT * (high - low)))
     within = (logits > low) & (logits < high)
     x = np.concatenate([[low], logits[within], [high]])
     stretched = np.arcsinh(x / _STRETCH)  # even steps in the middle, wider ones far out
@@ -126,6 +128,50 @@ def _laws(degree: int) -> list[tuple[slice, Array]]:
 
 
 @dataclass(frozen=True, eq=False)
+class Point:
+    """Where W = R · G ways have come to.
+
+    Known at each node and its mean are, in order: g, noise and coupling of its energy (E12); the metric's v and dv/dl;
+    g², g dv/dl, |g| and g|g|.
+    """
+
+    known: Array  # [9, W, Q]
+    means: Array  # over the prompts that the ways were walked for, [9, W]
+    passed: Array  # s, [W]
+
+
+def recorded(points: Sequence[Point], mass: Array | None = None) -> Array:
+    """What there is to know of ways at J+1 points, for D distributions of prompts [D, Q]: [5, J+1, R, D, G].
+
+    The five are the metric's mean V and its slope dV/ds along the way; s itself; and a and b of the pace: from s to
+    s + ds goes an RMS length of the updates of ds √(κa + b)/κ.
+
+    For prompts other than those they were walked for, the ways of the logits are held, and s alone is theirs: it goes
+    forward as |g| weighs it. That is exact for ρ = 0; for others logits move together but for a small part each. None
+    for the prompts that they were walked for.
+    """
+    passed = np.stack([point.passed for point in points])[..., None]
+    walked = np.stack([point.means for point in points])[..., None]
+    means = walked if mass is None else np.stack([point.known @ mass.T for point in points])
+    kinds, tables = len(COSINES), passed.shape[1] // len(COSINES)
+    together = np.repeat(COSINES, tables)[:, None]
+    apart = (1 - together) / PROMPTS
+    g, noise, coupling, value, slope, square, crossed, size, signed = np.moveaxis(means, 1, 0)
+    if mass is not None:
+        ahead, theirs = (together * of * size + apart * signed for of in (walked[:, 0], g))
+        per_s = np.divide(ahead, theirs, out=np.ones_like(theirs), where=theirs != 0)
+        forward = np.diff(passed, axis=0) * (per_s[1:] + per_s[:-1]) / 2
+        passed = np.concatenate([np.zeros_like(per_s[:1]), np.cumsum(forward, axis=0)])
+    # E‖u‖² = D + f (⟨w²ℓ⟩ − D) + (⟨E‖ĝ‖²⟩ − ⟨w²ℓ⟩)/G: all but the noise in proportion to κ
+    f = (PROMPTS - PROMPTS_PER_STEP) / ((PROMPTS - 1) * PROMPTS_PER_STEP)
+    common = together * g**2 + apart * square
+    signal = common + f * (square - common) + (coupling - square) / PROMPTS_PER_STEP
+    gain = together * g * slope + apart * crossed
+    found = np.stack([gain, value, passed, signal, noise / PROMPTS_PER_STEP])
+    return np.asarray(np.swapaxes(found.reshape(*found.shape[:2], kinds, tables, -1), 3, 4))
+
+
+@dataclass(frozen=True, eq=False)
 class _Terrain:
     """What a walk needs to know at a logit, as quintic pieces; beyond the grid as at its ends.
 
@@ -185,20 +231,18 @@ def _horner(coefficients: Array, x: Array) -> Array:
 
 def walk(
     places: Array, mass: Array, success: Array, failure: Array, metric: Metric, steps: Array = STEPS
-) -> Iterator[Array]:
-    """The ways of G tables for D distributions of prompts: before each step and after the last, [5, D, R, G].
+) -> Iterator[Point]:
+    """The ways of G tables, point by point: before each step and after the last.
 
-    The five are the metric's mean V and its slope dV/ds along the way; s itself; and a and b of the pace: from s to
-    s + ds goes an RMS length of the updates of ds √(κa + b)/κ. Steps follow the midpoint rule and move logits by
-    `steps`, as a root mean square over prompts weighed by |g|.
+    Steps follow the midpoint rule and move logits by `steps`, as a root mean square over prompts weighed by |g|.
 
     Args:
-        mass: of the nodes, [D, Q].
+        mass: of the nodes, [Q].
         success, failure: tables, [G, N+1].
         metric: what is recorded.
         steps: how far each step goes.
     """
-    terrain = _Terrain.of(success, failure, metric, places, mass[0])
+    terrain = _Terrain.of(success, failure, metric, places, mass)
     tables, kinds = len(success), len(COSINES)
     ways = kinds * tables
     # Rows of the terrain: g, noise and coupling of each way's table, then v and dv/dl for all.
@@ -208,32 +252,22 @@ def walk(
     rows *= _NUM_PIECES
     together = np.repeat(COSINES, tables)
     apart = (1 - together) / PROMPTS
-    # E‖u‖² = D + f (⟨w²ℓ⟩ − D) + (⟨E‖ĝ‖²⟩ − ⟨w²ℓ⟩)/G: all but the noise in proportion to κ
-    f = (PROMPTS - PROMPTS_PER_STEP) / ((PROMPTS - 1) * PROMPTS_PER_STEP)
-    columns = mass[:, :, None]
-    logits = np.broadcast_to(places, (len(mass), ways, places.size))
-    known = np.empty((len(mass), 8, ways, places.size))
-    passed = np.zeros((len(mass), ways))
+    logits = np.broadcast_to(places, (ways, places.size))
+    passed = np.zeros(ways)
     for length in [*steps.tolist(), 0.0]:
         piece, x = _place(logits)
-        known[:, :5] = terrain.at(piece[:, None] + rows, x[:, None])
-        g, slope = known[:, 0], known[:, 4]
-        np.multiply(g, g, out=known[:, 5])
-        np.multiply(g, slope, out=known[:, 6])
-        np.abs(g, out=known[:, 7])
-        means = (known.reshape(len(mass), 8 * ways, -1) @ columns).reshape(len(mass), 8, ways).swapaxes(0, 1)
-        mean_g, noise, coupling, value, mean_slope, square, crossed, size = means
-        way = (together * mean_g)[..., None] + apart[:, None] * g
-        common = together * mean_g**2 + apart * square
-        signal = common + f * (square - common) + (coupling - square) / PROMPTS_PER_STEP
-        gain = together * mean_g * mean_slope + apart * crossed
-        found = np.stack([gain, value, passed, signal, noise / PROMPTS_PER_STEP])
-        yield found.reshape(5, len(mass), kinds, tables)
+        known = np.empty((9, ways, places.size))
+        known[:5] = terrain.at(piece + rows, x)
+        g, slope, size = known[0], known[4], np.abs(known[0])
+        known[5:] = g**2, g * slope, size, g * size
+        means = known @ mass
+        yield Point(known, means, passed)
         if length:
-            speed = np.sqrt(np.maximum(((known[:, 7] * way**2) @ columns)[..., 0], 0) / np.maximum(size, _TINY))
+            way = (together * means[0])[:, None] + apart[:, None] * g
+            speed = np.sqrt(np.maximum((size * way**2) @ mass, 0) / np.maximum(means[7], _TINY))
             ds = length / np.where(speed > 0, speed, np.inf)
-            piece, x = _place(logits + (ds / 2)[..., None] * way)
+            piece, x = _place(logits + (ds / 2)[:, None] * way)
             g = terrain.at(piece + rows[0], x)
-            way = (together * (g @ columns)[..., 0])[..., None] + apart[:, None] * g
-            logits = logits + ds[..., None] * way
+            way = (together * (g @ mass))[:, None] + apart[:, None] * g
+            logits = logits + ds[:, None] * way
             passed = passed + ds

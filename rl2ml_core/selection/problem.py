@@ -3,7 +3,7 @@
 γ is the family parameter, not a discount factor. Shapes: C cells, G values of γ, Q interpolation nodes, N rollouts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,7 +40,7 @@ CRITERIA = ("rms_gain", "paper", "lookahead")
 #: What every answer rests on, as stable codes.
 ALWAYS_ASSUMED = ("pilot_policy_is_current", "binary_rewards", "judged_prompts_resemble_pilot")
 #: And what that of criterion "lookahead" does.
-LOOKAHEAD = "intervals_hold_the_prior"
+LOOKAHEAD = "gains_are_over_a_training_run"
 
 #: λ of Eq. 4 where none is given: the best of the four values measured (docs/decisions.md).
 DEFAULT_VARIANCE_PENALTY = 0.01
@@ -64,7 +64,6 @@ class Problem:
     valued: Estimator  # that the criterion values
     scores: ScoreModel
     criterion: Criterion
-    criterion_under: Callable[[Population], Criterion]  # the same were the population another
     fitted: FittedPrior | None  # what the pilot says of its prior; None without a pilot
     prior_is_fitted: bool
 
@@ -125,13 +124,13 @@ class Problem:
 
         shipped = Estimator.named(baseline, n, population, scores, order, filter_groups)
 
-        def criterion_under(people: Population) -> Criterion:
-            if criterion == "paper":
-                return Paper(people, judged, n, scores, penalty)
-            if criterion == "lookahead":
-                return Lookahead(people, judged, shipped, score_model, low, high, judged_on)
-            return RmsGain(people, judged, n)
-
+        valued: Criterion
+        if criterion == "paper":
+            valued = Paper(population, judged, n, scores, penalty)
+        elif criterion == "lookahead":
+            valued = Lookahead(population, judged, shipped, score_model, low, high, judged_on)
+        else:
+            valued = RmsGain(population, judged, n)
         if n == 1 and (shipped.filter_groups or shipped.name == "group_centered"):
             what = "a trainer that drops groups of equal rewards" if filter_groups else "baseline 'group_centered'"
             raise InvalidInput(f"{what} needs at least 2 rollouts per prompt; got 1", field="num_rollouts")
@@ -146,8 +145,7 @@ class Problem:
             # Eq. 3 is the variance of the direct estimator.
             valued=Estimator.named("none", n, None, order=order) if criterion == "paper" else shipped,
             scores=scores,
-            criterion=criterion_under(population),
-            criterion_under=criterion_under,
+            criterion=valued,
             fitted=pilot.fitted_prior if isinstance(pilot, PilotHistogram) else None,
             prior_is_fitted=isinstance(prior, str) and prior == "empirical_bayes",
         )
@@ -196,7 +194,7 @@ class Problem:
     def under(self, prior: BetaPrior) -> Criterion:
         """The criterion were the prior another."""
         people = self.population
-        return self.criterion_under(Population.trusted(people.successes, people.failures, people.weights, prior))
+        return self.criterion.under(Population.trusted(people.successes, people.failures, people.weights, prior))
 
     def terms(self, *tables: AdvantageTable) -> Array:
         """The criterion's terms of any tables, [terms, tables]."""
@@ -213,6 +211,9 @@ class Problem:
             return "the pilot has no success at all; make the prompts easier, or sample far more rollouts"
         if not self.population.failures[occupied].any():
             return "the pilot has no failure at all: there is nothing left to learn from these prompts"
+        rates = self.population.pass_rates[occupied]
+        if not (rates * (1 - rates)).any():
+            return "no prompt has both successes and failures to learn from under this prior"
         weights = self.population.weights
         headroom = float(weights @ self.metric.headroom(self.population) / weights.sum())
         if headroom < SATURATED_HEADROOM:

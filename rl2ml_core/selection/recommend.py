@@ -22,7 +22,7 @@ from rl2ml_core.selection.chebyshev import Certificate
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
 from rl2ml_core.selection.lookahead import Lookahead
 from rl2ml_core.selection.metrics import Metric
-from rl2ml_core.selection.problem import ALWAYS_ASSUMED, Problem, Solution, Trainer, solve
+from rl2ml_core.selection.problem import ALWAYS_ASSUMED, LOOKAHEAD, Problem, Solution, Trainer, solve
 from rl2ml_core.selection.sensitivity import (
     Assumed,
     corollary_4_2,
@@ -50,8 +50,6 @@ from rl2ml_core.version import METHOD_VERSION, __version__
 __all__ = ["Curve", "Recommendation", "recommend"]
 
 MAX_BOOTSTRAP = 100_000
-#: Draws of criterion "lookahead", some 5 ms each.
-MOST_WALKS = 40
 _CURVE_EVERY = 2
 
 
@@ -101,6 +99,11 @@ class Recommendation:
     assumptions: list[str]
     draws: Draws | None = field(default=None, repr=False)  # behind the intervals; no part of `to_dict`
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether gains are over a training run, not per step of equal length."""
+        return LOOKAHEAD in self.assumptions
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the service's answer without its id."""
         return {
@@ -135,7 +138,7 @@ def recommend(
     *,
     gamma_min: float = 0.0,
     gamma_max: float = 2.0,
-    criterion: str = "rms_gain",
+    criterion: str = "lookahead",
     variance_penalty: float | None = None,
     prior: BetaPrior | str = "empirical_bayes",
     score_model: ScoreModel | None = None,
@@ -162,7 +165,7 @@ def recommend(
         num_rollouts: N, rollouts per prompt in training, 1 to 65,536.
         gamma_min, gamma_max: the range searched, within [0, 20].
         criterion: "rms_gain", gain per root-mean-square update length of the next step; "lookahead", gain over a
-            predicted training curve (at most 40 draws, the prior held); or "paper", Eq. 4 with `variance_penalty`.
+            predicted training curve; or "paper", Eq. 4 with `variance_penalty`.
         variance_penalty: λ of Eq. 4; only with criterion "paper", 0.01 when None.
         prior: on a prompt's pass rate: "empirical_bayes" for the Beta prior that fits the pilot best, a
             BetaPrior(alpha, beta), or "plug_in" for raw k/n.
@@ -280,9 +283,7 @@ def _draws(
         return None, None
     rng = np.random.default_rng(seed)
     spread = None
-    if isinstance(problem.criterion, Lookahead):  # a walk per draw, and other priors would need nodes of their own
-        bootstrap = min(bootstrap, MOST_WALKS)
-    elif problem.prior_is_fitted and problem.fitted is not None:
+    if problem.prior_is_fitted and problem.fitted is not None:
         spread = spread_of_fit(problem.fitted, pilot.num_prompts, bootstrap, rng)
     elif prior is not None:
         spread = spread_of_strength(prior, bootstrap, rng)

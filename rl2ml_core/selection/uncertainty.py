@@ -192,7 +192,7 @@ def draw(
     alone: list[Array] = []
     together: list[Array] = []
     held: list[Array] = []
-    rows = max(1, _WEIGHTS_AT_ONCE // num_prompts.size)
+    rows = max(1, _WEIGHTS_AT_ONCE // max(num_prompts.size, weighted.per_draw))
     for start in range(0, num_draws, rows):
         block = slice(start, min(start + rows, num_draws))
         # A sum of Dirichlet(1, …, 1) weights over the prompts of a cell is a gamma variable with that many prompts.
@@ -259,7 +259,9 @@ def near_optimal(grid: Array, values: Array, gamma: float, value: float, loss: f
 def _crossing(outside: int, step: int, grid: Array, values: Array, floor: float, gamma: float, value: float) -> float:
     """Where the curve crosses the floor between a point below it and its neighbor above it (or γ itself)."""
     inside = outside + step
-    x, y = (grid[inside], values[inside]) if values[inside] >= floor else (gamma, value)
+    # γ may stand out from the whole grid where the criterion is all but noise.
+    within = 0 <= inside < grid.size and values[inside] >= floor
+    x, y = (grid[inside], values[inside]) if within else (gamma, value)
     if y == values[outside]:
         return float(x)
     return float(x + (grid[outside] - x) * (y - floor) / (y - values[outside]))

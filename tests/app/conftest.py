@@ -123,8 +123,8 @@ def client_with() -> Iterator[Callable[..., Client]]:
 
 @pytest.fixture
 def question() -> dict[str, Any]:
-    """A small valid request, to be changed at will."""
-    return json.loads(json.dumps(REQUEST_EXAMPLES["histogram"]["value"]))
+    """A small valid request that is solved at once, to be changed at will."""
+    return json.loads(json.dumps(REQUEST_EXAMPLES["histogram"]["value"])) | {"search": {"criterion": "rms_gain"}}
 
 
 @pytest.fixture

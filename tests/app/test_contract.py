@@ -89,7 +89,9 @@ def test_fields_are_those_promised(answer, client, conforms, question):
     check_fields(answer, FIELDS)
     question["pilot"]["cells"] = question["pilot"]["cells"][:2]
     answer = conforms(client.ask(question))
-    expected = rl2ml.recommend(rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20)]), "pass@8", 4).diagnostics
+    expected = rl2ml.recommend(
+        rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20)]), "pass@8", 4, criterion="rms_gain"
+    ).diagnostics
     assert answer["diagnostics"] == [found.to_dict() for found in expected]
     assert {"small_pilot", "mostly_all_fail"} <= {found["code"] for found in answer["diagnostics"]}
     for found in answer["diagnostics"]:
@@ -121,7 +123,7 @@ def test_documented_fields_are_those_promised(document):
 
 def test_answer_is_the_librarys(answer):
     pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
-    expected = rl2ml.recommend(pilot, "pass@8", 4).to_dict()
+    expected = rl2ml.recommend(pilot, "pass@8", 4, criterion="rms_gain").to_dict()
     assert {name: value for name, value in answer.items() if name not in ("id", "groups")} == expected
     assert answer["groups"] is None
 
@@ -263,7 +265,11 @@ def looking(pilot: dict[str, Any], **search: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "search",
-    [{"criterion": "lookahead"}, {"criterion": "lookahead", "judged_on": "training"}, {"look_ahead": True}],
+    [
+        {"criterion": "lookahead"},
+        {"criterion": "lookahead", "judged_on": "training"},
+        {"criterion": "rms_gain", "look_ahead": True},
+    ],
     ids=lambda search: " ".join(search),
 )
 def test_the_lookahead_is_the_librarys(client, conforms, search):
@@ -280,7 +286,7 @@ def test_groups_are_looked_ahead_together(client, conforms):
     pilot = {"groups": {"algebra": cells_of(APART[:3]), "geometry": cells_of(APART[1:])}}
     plain, opinion, ahead = (
         conforms(client.ask(looking(pilot, **search)))
-        for search in ({}, {"look_ahead": True}, {"criterion": "lookahead"})
+        for search in ({"criterion": "rms_gain"}, {"criterion": "rms_gain", "look_ahead": True}, {})
     )
     assert [row for row in opinion["diagnostics"] if row["code"] != "lookahead_disagrees"] == plain["diagnostics"]
     assert len(opinion["diagnostics"]) == len(plain["diagnostics"]) + 1
@@ -294,7 +300,7 @@ def test_every_estimator_is_the_librarys(client, conforms, question, baseline, e
     estimator = {"baseline": baseline} | estimator
     answer = conforms(client.ask(question | {"estimator": estimator, "uncertainty": {"bootstrap": 0}}))
     pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
-    expected = rl2ml.recommend(pilot, "pass@8", 4, bootstrap=0, **estimator).to_dict()
+    expected = rl2ml.recommend(pilot, "pass@8", 4, criterion="rms_gain", bootstrap=0, **estimator).to_dict()
     assert answer["objective"] == expected["objective"]
     largest = 3 if estimator["baseline"] == "group_centered" else 4  # centering costs an order
     assert answer["objective"]["order"] == min(estimator.get("order", 4), largest)
@@ -322,7 +328,7 @@ def test_conditions_are_compared(client, conforms, question):
 def test_priors_by_name(client, conforms, question, name):
     answer = conforms(client.ask(question | {"prior": {"name": name}}))
     pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
-    expected = rl2ml.recommend(pilot, "pass@8", 4, prior=name).to_dict()
+    expected = rl2ml.recommend(pilot, "pass@8", 4, criterion="rms_gain", prior=name).to_dict()
     for field in ("gamma", "interval", "gain_intervals", "prior_sensitivity", "objective", "diagnostics"):
         assert answer[field] == expected[field], field
     assert (answer["objective"]["prior"] is None) == (name == "plug_in")

@@ -18,6 +18,12 @@ def cell(n, k, prompts):
     return {"num_rollouts": n, "num_successes": k, "num_prompts": prompts}
 
 
+@pytest.fixture
+def question():
+    """All defaults: what is spelled out is compared with it."""
+    return json.loads(json.dumps(REQUEST_EXAMPLES["histogram"]["value"]))
+
+
 def forms():
     shuffled = COUNTS.copy()
     random.Random(1).shuffle(shuffled)
@@ -62,7 +68,7 @@ def test_exact_rates_are_another_question_than_counts(client, question):
     [
         {"current": "grpo"},
         {"search": {}},
-        {"search": {"gamma_min": 0, "gamma_max": 2, "criterion": "rms_gain", "variance_penalty": None}},
+        {"search": {"gamma_min": 0, "gamma_max": 2, "criterion": "lookahead", "variance_penalty": None}},
         {"search": {"gamma_min": -0.0, "gamma_max": 2.0}},
         {"search": {"judged_on": "either", "look_ahead": False}},
         {"estimator": {}},
@@ -172,9 +178,9 @@ OTHER_QUESTIONS = [
     {"current": {"success": [None, 1, 1, 1, 0], "failure": [0, -1, -1, -2, None]}},
     {"search": {"gamma_min": 0.1}},
     {"search": {"gamma_max": 2.5}},
-    {"search": {"look_ahead": True}},
-    {"search": {"criterion": "lookahead"}},
-    {"search": {"criterion": "lookahead", "judged_on": "held_out"}},
+    {"search": {"criterion": "rms_gain"}},
+    {"search": {"criterion": "rms_gain", "look_ahead": True}},
+    {"search": {"judged_on": "held_out"}},
     {"search": {"criterion": "paper"}},
     {"search": {"criterion": "paper"}, "score_model": {"kappa": 0.1}},
     {"search": {"criterion": "paper", "variance_penalty": 0.02}},

@@ -62,7 +62,7 @@ LIMITS = [
     ("max_work", 2_800, {"metric": "log:0.1+log:0.2"}, {"metric": "log:0.1+log:0.2+log:0.3"}, "#/metric"),
     # 3 terms × 3 cells × 30 values of γ for each of its units, under 5 priors where one is fitted
     ("max_work", 2_700, {"search": {"gamma_max": 2.0}}, {"search": {"gamma_max": 2.1}}, "#/search/gamma_max"),
-    # 4 × 8 rollouts × 29 γ of paths, or 2,880 numbers at each for every draw that is walked
+    # (4 × rollouts + 117,000 numbers of a path) × 29 values of γ
     (
         "max_work",
         2_700,
@@ -72,9 +72,9 @@ LIMITS = [
     ),
     (
         "max_work",
-        2_880 * 29 * 3,
-        {"search": {"criterion": "lookahead"}, "uncertainty": {"bootstrap": 3}},
-        {"search": {"criterion": "lookahead"}, "uncertainty": {"bootstrap": 4}},
+        (4 * 4 + 117_000) * 29,
+        {"search": {"criterion": "lookahead"}},
+        {"search": {"criterion": "lookahead", "gamma_max": 2.1}},
         "#/search/gamma_max",
     ),
     ("max_work", 1_620, {"prior": {"alpha": 1, "beta": 1}}, {}, "#/search/gamma_max"),
@@ -133,6 +133,7 @@ LIMITS = [
 @pytest.mark.parametrize(("setting", "value", "within", "beyond", "pointer"), LIMITS)
 def test_limit(client_with, refused, question, monkeypatch, setting, value, within, beyond, pointer):
     client = client_with(**{setting: value})
+    within, beyond = (change | {"search": question["search"] | change.get("search", {})} for change in (within, beyond))
     response = client.ask(question | within)
     assert response.status_code == 200, response.text
     for solve in ("recommend", "recommend_groups"):

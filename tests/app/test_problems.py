@@ -27,6 +27,9 @@ def with_raw(place: str, raw: str) -> str:
     for name in path:
         target = target.setdefault(name, {}) if isinstance(target, dict) else target[int(name)]
     target[int(last) if isinstance(target, list) else last] = "@@"
+    if isinstance(search := content.get("search", {}), dict):
+        search.setdefault("criterion", "rms_gain")  # solved at once
+        content["search"] = search
     return json.dumps(content).replace('"@@"', raw)
 
 
@@ -260,7 +263,7 @@ WRONG_VALUES = [
     ("search.gamma_min", "2.1", "#/search/gamma_min"),  # above gamma_max
     ("search.gamma_max", "20.1", "#/search/gamma_max"),
     ("search.criterion", '"look_ahead"', "#/search/criterion"),
-    ("search.judged_on", '"training"', "#/search/judged_on"),  # belongs to another criterion
+    ("search", '{"criterion": "rms_gain", "judged_on": "training"}', "#/search/judged_on"),  # of another criterion
     ("search.judged_on", '"test"', "#/search/judged_on"),
     ("search.look_ahead", "1", "#/search/look_ahead"),
     ("search.variance_penalty", "0.1", "#/search/variance_penalty"),  # belongs to the other criterion

@@ -24,7 +24,7 @@ HEAVY = {
     "pilot": {"num_rollouts": 8, "num_successes": [0, 1, 2, 3, 4, 5]},
     "metric": "pass@8",
     "budget": {"num_rollouts": 65_536},
-    "search": {"gamma_max": 5},
+    "search": {"criterion": "rms_gain", "gamma_max": 5},
 }
 
 

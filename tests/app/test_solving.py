@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.examples import REQUEST_EXAMPLES
-from app.schemas.recommendations import RecommendationRequest
+from app.schemas.recommendations import RecommendationRequest, Search
 from app.settings import Settings
 from app.solving import Question
 
@@ -14,6 +14,7 @@ from app.solving import Question
 def milliseconds(cells: int = 9, n: int = 8, **changes: Any) -> float:
     rows = [{"num_rollouts": 20_000, "num_successes": k, "num_prompts": 1} for k in range(cells)]
     body = {"pilot": {"cells": rows}, "metric": "pass@8", "budget": {"num_rollouts": n}} | changes
+    body["search"] = {"criterion": "rms_gain"} | body.get("search", {})
     return Question.of(RecommendationRequest.model_validate_json(json.dumps(body)), Settings()).milliseconds
 
 
@@ -69,6 +70,7 @@ def test_usual_questions_stay_in_this_process_and_large_ones_leave_it():
     inline = Settings().inline_milliseconds
     for name, example in REQUEST_EXAMPLES.items():
         request = RecommendationRequest.model_validate_json(json.dumps(example["value"]))
+        request = request.model_copy(update={"search": Search(criterion="rms_gain")})
         assert Question.of(request, Settings()).milliseconds < (inline if name == "groups" else inline / 3)
     assert milliseconds(pilot=groups(10)) > inline
     assert milliseconds(cells=129, n=64) < inline

@@ -359,14 +359,17 @@ def test_rules_choose_what_recommend_recommends():
     near = GRID[1] * 0.51
     for j, metric in enumerate(METRICS):
         for i, baseline in enumerate(BASELINES):
-            answer = rl2ml.recommend(pilot, metric, 8, baseline=baseline, bootstrap=0)
+            answer = rl2ml.recommend(pilot, metric, 8, criterion="rms_gain", baseline=baseline, bootstrap=0)
             assert chosen[RULES.index(Rule("rms_gain", "64x8", "default")), i, j, 1] == pytest.approx(
                 answer.gamma, abs=near
             )
-        told = rl2ml.recommend(pilot, metric, 8, score_model=rl2ml.ScoreModel(0.15), bootstrap=0)
+        scores = rl2ml.ScoreModel(0.15)
+        told = rl2ml.recommend(pilot, metric, 8, criterion="rms_gain", score_model=scores, bootstrap=0)
         measured = chosen[RULES.index(Rule("rms_gain", "64x8", "measured")), 0, j, 1]
         assert measured == chosen[RULES.index(Rule("rms_gain", "64x8", "measured")), BASELINES.index("none"), j, 1]
-        direct = rl2ml.recommend(pilot, metric, 8, score_model=rl2ml.ScoreModel(0.15), baseline="none", bootstrap=0)
+        direct = rl2ml.recommend(
+            pilot, metric, 8, criterion="rms_gain", score_model=scores, baseline="none", bootstrap=0
+        )
         assert measured == pytest.approx(direct.gamma, abs=near)
         assert told.gamma is not None
         for penalty in (0, 0.1):
@@ -520,7 +523,7 @@ def test_quick_run_from_end_to_end(tmp_path):
     # The headlines of docs/evidence.md, where this run shows them by far: half of what it has, or twice.
     assert found["one_step"]["predicted"]["all"] > 0.85
     for against in ("over grpo", "over rloo"):
-        assert found["trainers"]["training"][against]["bayes, rms_gain 64x8 κ default"]["mean"] > 0.07
+        assert found["trainers"]["training"][against]["bayes, lookahead 64x8 κ default"]["mean"] > 0.07
     controlled = found["length_controlled"]["training"]["all"]
     for rule in ("rms_gain 64x8 κ default", "lookahead 64x8 κ default"):
         assert controlled[rule]["mean"] < 0.035

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rl2ml_core as rl2ml
-from rl2ml_core import BetaPrior, InvalidInput, PilotHistogram, ScoreModel, recommend
+from rl2ml_core import BetaPrior, InvalidInput, PilotHistogram, ScoreModel
 from rl2ml_core.selection import controller
 from rl2ml_core.selection.controller import ControllerSettings, ControllerState, replay, start, step
 from rl2ml_core.selection.criteria import RmsGain
 
+# The controller's own criterion.
+recommend = partial(rl2ml.recommend, criterion="rms_gain")
 ROOT = Path(__file__).resolve().parents[2]
 PILOT = PilotHistogram.from_cells([(8, 0, 30), (8, 1, 9), (8, 2, 20), (8, 6, 14), (8, 8, 3)])
 EASY = PilotHistogram.from_cells([(8, 0, 9), (8, 3, 4), (8, 5, 20), (8, 6, 14), (8, 7, 20), (8, 8, 30)])

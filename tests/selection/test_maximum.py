@@ -93,7 +93,7 @@ def test_real_pilots(real_pilots, name, num_rollouts):
     for baseline in BASELINES:
         estimator = Estimator.named(baseline, num_rollouts, population)
         for metric, criterion in criteria.items():
-            found = rl2ml.recommend(pilot, metric, num_rollouts, baseline=baseline, bootstrap=0)
+            found = rl2ml.recommend(pilot, metric, num_rollouts, criterion="rms_gain", baseline=baseline, bootstrap=0)
             assert found.status != "uninformative"
             assert found.certificate.tail <= TAIL
             check(found.gamma, curve_of(criterion, num_rollouts, estimator))
@@ -139,8 +139,8 @@ def test_the_highest_of_several_tops(rates, weights, metric, num_rollouts, basel
     # Ranges that hold several tops, or end between them, or leave out the highest.
     for low, high in ((0, 6), (0, 2), (0.3, 4), (1.5, 6), (0, 20)):
         found = rl2ml.recommend(
-            population, metric, num_rollouts, baseline=baseline, score_model=ScoreModel(kappa), gamma_min=low,
-            gamma_max=high, bootstrap=0,
+            population, metric, num_rollouts, criterion="rms_gain", baseline=baseline, score_model=ScoreModel(kappa),
+            gamma_min=low, gamma_max=high, bootstrap=0,
         )  # fmt: skip
         assert low <= found.gamma <= high
         check(found.gamma, curve, np.linspace(low, high, 401))
@@ -155,8 +155,9 @@ def test_random_populations(seed):
     metric = [f"pass@{k}", f"pass@1+{10 ** rng.uniform(-4, 2)}*pass@{k}", f"log:{10 ** rng.uniform(-8, 0)}"][seed % 3]
     baseline, kappa, high = BASELINES[seed % 4], float(rng.choice([0.01, 0.1, 1.0])), float(rng.choice([2, 7.3]))
     found = rl2ml.recommend(
-        population, metric, num_rollouts, baseline=baseline, score_model=ScoreModel(kappa), gamma_max=high, bootstrap=0
-    )
+        population, metric, num_rollouts, criterion="rms_gain", baseline=baseline, score_model=ScoreModel(kappa),
+        gamma_max=high, bootstrap=0,
+    )  # fmt: skip
     if found.status == "uninformative":
         headroom = population.weights @ rl2ml.parse_metric(metric).headroom(population) / population.weights.sum()
         assert headroom < 1e-3

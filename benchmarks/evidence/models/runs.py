@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.models.settings import VERSION, Arm, Block, Rule
+from rl2ml_core.version import METHOD_VERSION
 
 __all__ = ["BEFORE", "Run", "read_run", "run_files", "what_of", "write_run"]
 
@@ -36,6 +37,8 @@ def what_of(block: Block, run: Run) -> dict[str, Any]:
         "rule": None if rule is None else asdict(rule),
         "arm": None if arm is None else asdict(arm),
     }
+    if arm is not None and arm.recommended_for is not None:
+        what["method"] = METHOD_VERSION  # another version may recommend another γ
     return json.loads(json.dumps(what))
 
 

@@ -1,0 +1,44 @@
+"""docs/rollouts.md: its statement is the published one, its formats and codes those there are."""
+
+import re
+from pathlib import Path
+
+from rl2ml_core.pilot.rollouts import FORMATS, sql
+
+ROOT = Path(__file__).resolve().parents[3]
+TEXT = (ROOT / "docs" / "rollouts.md").read_text()
+SOURCES = "".join(path.read_text() for path in (ROOT / "rl2ml_core" / "pilot" / "rollouts").glob("*.py"))
+
+
+def test_the_statement_is_the_published_one():
+    (shown,) = re.findall(r"```sql\n(.*?)\n```", TEXT, re.DOTALL)
+    assert shown == sql.published()
+
+
+def test_every_finding_is_explained():
+    section = TEXT.split("## What would mislead")[1].split("## ")[0]
+    listed = set(re.findall(r"`(\w+)`", section))
+    made = set(re.findall(r"""Diagnostic\(\s*"(\w+)\"""", SOURCES)) | set(
+        re.findall(r"""_said\(\s*"(\w+)\"""", SOURCES)
+    )
+    assert made <= listed
+    # `filtered_groups` is of the pilot's own diagnostics; three are named by why a rollout was left out.
+    elsewhere = {"filtered_groups", "errored_rollouts", "empty_rollouts", "unscored_rollouts"}
+    assert all(f'"{code}"' in SOURCES for code in listed - elsewhere)
+
+
+def test_every_format_has_its_row():
+    shown = {
+        "verl": "verl",
+        "trl": "TRL",
+        "skyrl": "SkyRL",
+        "lm_eval": "lm-evaluation-harness",
+        "inspect": "inspect-ai",
+        "verifiers": "verifiers",
+        "traces": "traces.jsonl",
+        "tinker": "tinker-cookbook",
+        "plain": "tables",
+    }
+    assert set(FORMATS) == set(shown)
+    section = TEXT.split("## Where each tool's dump lies")[1].split("## ")[0]
+    assert all(title in section for title in shown.values())
