@@ -3,9 +3,9 @@
 `python benchmarks/controller.py` prints both; `--quick` is a smoke test. One BLAS thread.
 
 How it follows: prompts of Beta(.3, 1.5) and of the harder Beta(.1, 3) whose logits rise by the same amount with every
-window; windows of groups of 8 drawn from them, judged by `--metric`, after a pilot of 64 prompts. Lost is the share of
-the true criterion of the next window, that of its best γ and baseline from all its prompts being the whole, averaged
-over windows; moves and path (Σ|Δγ|) are counts and lengths per run.
+window; windows of groups of 8 drawn from them, γ by the criterion `rms_gain`, judged by `--metric`, after a pilot of 64
+prompts. Lost is the share of the true criterion of the next window, that of its best γ and baseline from all its
+prompts being the whole, averaged over windows; moves and path (Σ|Δγ|) are counts and lengths per run.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def time_one(metric: str, num_rollouts: int, repeats: int) -> tuple[float, float
     def window() -> rl2ml.PilotHistogram:
         return rl2ml.PilotHistogram.from_counts(counts, num_rollouts)  # anew, with nothing computed yet
 
-    state, _ = start(ControllerSettings(metric, num_rollouts), window())
+    state, _ = start(ControllerSettings(metric, num_rollouts, criterion="rms_gain"), window())
     bare = best_of(lambda: rl2ml.recommend(window(), metric, num_rollouts, criterion="rms_gain"), repeats)
     return bare, best_of(lambda: step(state, window()), repeats)
 
@@ -91,7 +91,7 @@ def truth(metric: str, policy: str, drift: float, window: int) -> tuple[RmsGain,
 
 def follow(name: str, metric: str, policy: str, drift: float, size: int, runs: int) -> tuple[float, float, float]:
     """Share lost, moves and path."""
-    settings = ControllerSettings(metric, GROUP, **RULES[name])
+    settings = ControllerSettings(metric, GROUP, criterion="rms_gain", **RULES[name])
     lost, moves, path = [], 0, 0.0
     for run in range(runs):
         rng = np.random.default_rng(run)

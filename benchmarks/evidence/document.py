@@ -22,25 +22,27 @@ DOCUMENT = ROOT / "docs" / "evidence.md"
 FIGURES = ROOT / "docs" / "evidence"
 PARTS = {"training": "prompts trained on", "held_out": "prompts held out"}
 
+DEFAULT = "lookahead 64x8 κ default"
+#: λ of Eq. 4 in results, and in print.
+PENALTIES = {"0": "0", "0.01": ".01", "0.1": ".1", "1": "1"}
 #: Rules that are shown, as users know them.
 RULES = {
+    "lookahead 64x8 κ default": "`lookahead`, κ not measured (default)",
+    "lookahead 64x8 κ measured": "`lookahead`, κ measured (default)",
+    "lookahead training 64x8 κ default": '`judged_on="training"`, κ not measured',
+    "lookahead training 64x8 κ measured": '`judged_on="training"`, κ measured',
+    "lookahead held_out 64x8 κ default": '`judged_on="held_out"`, κ not measured',
+    "lookahead held_out 64x8 κ measured": '`judged_on="held_out"`, κ measured',
     "rms_gain 64x8 κ default": "`rms_gain`, κ not measured",
-    "rms_gain 64x8 κ 0.01–1": "`rms_gain`, mean over κ from .01 to 1",
     "rms_gain 64x8 κ measured": "`rms_gain`, κ measured",
-    "lookahead 64x8 κ default": "`lookahead`, κ not measured",
-    "lookahead 64x8 κ measured": "`lookahead`, κ measured",
-    "lookahead training 64x8 κ measured": "`lookahead`, judged on training prompts, κ measured",
-    "lookahead held_out 64x8 κ measured": "`lookahead`, judged on held-out prompts, κ measured",
-    "lookahead training 64x8 κ default": "`lookahead`, judged on training prompts, κ not measured",
-    "lookahead held_out 64x8 κ default": "`lookahead`, judged on held-out prompts, κ not measured",
-    "paper λ=0 64x8": "`paper`, λ = 0",
-    "paper λ=0.01 64x8": "`paper`, λ = .01",
-    "paper λ=0.1 64x8": "`paper`, λ = .1",
-    "paper λ=1 64x8": "`paper`, λ = 1",
+    "rms_gain 64x8 κ 0.01–1": "`rms_gain`, mean over κ from .01 to 1",
+    **{f"paper λ={penalty} 64x8": f"`paper`, λ = {shown}" for penalty, shown in PENALTIES.items()},
     "always γ=0": "always γ = 0",
     "always γ=1": "always γ = 1",
     "constant per metric": "a constant per metric",
 }
+#: Pilots by prompts × rollouts, as they are called in results.
+PILOTS = {"true": "true rates", "16x8": "16 × 8", "64x8": "64 × 8", "256x8": "256 × 8", "16x64": "16 × 64"}
 #: Estimators and trainers, as users know them.
 ARMS = {
     "bayes, lookahead 64x8 κ default": "recommended (bayes, default rule)",
@@ -103,6 +105,47 @@ def held_out_settings_table(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def pilots_table(report: Mapping[str, Any]) -> list[str]:
+    """The rules by how large the pilot is."""
+    rules = {
+        "lookahead {} κ default": "`lookahead`, κ not measured (default)",
+        "lookahead {} κ measured": "`lookahead`, κ measured (default)",
+        "rms_gain {} κ default": "`rms_gain`, κ not measured",
+        "rms_gain {} κ measured": "`rms_gain`, κ measured",
+        **{f"paper λ={penalty} {{}}": f"`paper`, λ = {shown}" for penalty, shown in PENALTIES.items()},
+    }
+    lines = table("rule, prompts trained on", *PILOTS.values())
+    for name, label in rules.items():
+        found = [report["length_controlled"]["training"]["by pilot"].get(name.format(pilot)) for pilot in PILOTS]
+        lines.append(row(label, *map(regret, found)))
+    return lines
+
+
+def differences_table(report: Mapping[str, Any]) -> list[str]:
+    """What other rules lose more than the default one, case by case."""
+    lines = table("rule, less the default (κ not measured)", *PARTS.values())
+    for name, label in RULES.items():
+        found = [report["length_controlled"][part]["against the default rule"].get(name) for part in PARTS]
+        if name != DEFAULT:
+            lines.append(row(label, *map(signed, found)))
+    return lines
+
+
+def constants_table(report: Mapping[str, Any]) -> list[str]:
+    """What γ = 0 and γ = 1 lose more than the default rule, by environment."""
+    columns = [(part, name) for part in PARTS for name in ("always γ=0", "always γ=1")]
+    lines = table("environment", *(f"{PARTS[part]}: {RULES[name]}" for part, name in columns))
+    by = {part: report["length_controlled"][part]["constants against the default rule"] for part in PARTS}
+    for environment in by["training"]:
+        found = [by[part].get(environment, {}).get(name) for part, name in columns]
+        lines.append(row(environment, *map(signed, found)))
+    return lines
+
+
+def signed(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None else f"{found['mean']:+.4f} [{found['lower']:+.4f}, {found['upper']:+.4f}]"
+
+
 def pairs_table(report: Mapping[str, Any]) -> list[str]:
     """Rules and baselines together, against the best member of the family with the best baseline."""
     rules = {
@@ -159,10 +202,12 @@ def recommended_table(report: Mapping[str, Any]) -> list[str]:
 
 
 def kappa_table(report: Mapping[str, Any]) -> list[str]:
-    lines = table("κ taken to be", *PARTS.values())
+    columns = [(criterion, part) for criterion in ("lookahead", "rms_gain") for part in PARTS]
+    lines = table("κ taken to be", *(f"`{criterion}`, {PARTS[part]}" for criterion, part in columns))
     names = {"measured": "the true one", "/3": "a third", "/10": "a tenth", "x3": "3 × (noise only)", "x10": "10 ×"}
-    for name, label in (names | {"default": "0.1"}).items():
-        lines.append(row(label, *(regret(report["kappa"][part].get(f"all, κ {name}")) for part in PARTS)))
+    for name, label in (names | {"default": "not measured"}).items():
+        found = [report["kappa"][part].get(f"{criterion}, all, κ {name}") for criterion, part in columns]
+        lines.append(row(label, *map(regret, found)))
     return lines
 
 
@@ -222,6 +267,9 @@ def tasks_table(models: Mapping[str, Any]) -> list[str]:
 SIMULATED: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "rules": rules_table,
     "held-out settings": held_out_settings_table,
+    "pilots": pilots_table,
+    "differences": differences_table,
+    "constants": constants_table,
     "environments": environments_table,
     "pairs": pairs_table,
     "gains": gains_table,

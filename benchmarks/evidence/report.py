@@ -181,14 +181,20 @@ def _length_controlled(cases: Sequence[Case], rules: Mapping[str, Value]) -> dic
     """What the advice assumes: steps whose length does not grow with the advantages."""
     chosen = [case for case in cases if case.setting.step in LENGTH_CONTROLLED]
     shown = _chosen(rules, "64x8")
+    by_environment = {
+        environment: [case for case in chosen if case.setting.environment == environment]
+        for environment in dict.fromkeys(case.setting.environment for case in chosen)
+    }
     return {
         "all": _table(shown, chosen),
         "held-out settings": _table(shown, [case for case in chosen if case.setting.held_out]),
         "against the default rule": _differences(shown, chosen),
-        "by environment": {
-            environment: _table(shown, [case for case in chosen if case.setting.environment == environment])
-            for environment in dict.fromkeys(case.setting.environment for case in chosen)
+        "constants against the default rule": {
+            environment: _differences({name: rules[name] for name in CONSTANTS}, of)
+            for environment, of in by_environment.items()
         },
+        "by environment": {environment: _table(shown, of) for environment, of in by_environment.items()},
+        "by pilot": _table(_chosen(rules, TRUE, *PILOTS), chosen),
         "by metric": {metric: _table(shown, [case for case in chosen if case.metric == metric]) for metric in METRICS},
     }
 
@@ -366,19 +372,20 @@ def _pairs(cases: Sequence[Case], constants: Mapping[str, Mapping[str, float]]) 
 def _kappa(cases: Sequence[Case]) -> dict[str, Any]:
     """Regret by how wrong κ is, from the true pass rates: of all cases, and by metric and environment.
 
-    Multiples stop at κ = 1, so those above one leave out environments whose κ is 1.
+    Of both criteria that need κ. Multiples stop at κ = 1, so those above one leave out environments whose κ is 1.
     """
     groups: dict[str, Callable[[Case], bool]] = {"all": lambda _: True}
     groups |= {metric: lambda case, metric=metric: case.metric == metric for metric in METRICS}
     for environment in dict.fromkeys(case.setting.environment for case in cases):
         groups[environment] = lambda case, environment=environment: case.setting.environment == environment
-    table = {}
+    table: dict[str, Any] = {}
     for (group, belongs), name in product(groups.items(), KAPPAS):
         chosen = [case for case in cases if belongs(case) and (case.kappa < 1 or not name.startswith("x"))]
-        table[f"{group}, κ {name}"] = _table(
-            {"": lambda case, name=name: case.regret(Rule("rms_gain", TRUE, name))}, chosen
-        )
-    return {name: found.get("") for name, found in table.items()}
+        rules = {
+            f"{criterion}, {group}, κ {name}": Rule(criterion, TRUE, name) for criterion in ("lookahead", "rms_gain")
+        }
+        table |= _table({key: lambda case, rule=rule: case.regret(rule) for key, rule in rules.items()}, chosen)
+    return table
 
 
 def _trainers(cases: Sequence[Case]) -> dict[str, Any]:

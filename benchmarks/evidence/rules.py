@@ -6,6 +6,7 @@ answer "uninformative") leaves γ = 1. Shapes: G values of γ, S seeds.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -22,7 +23,7 @@ from rl2ml_core.selection.lookahead import KAPPAS as LOOKAHEAD_KAPPAS
 from rl2ml_core.selection.problem import Problem
 
 #: Up with every change of what a rule means.
-VERSION = 4
+VERSION = 5
 
 TRUE = "true"
 #: Prompts × rollouts of the pilots.
@@ -95,8 +96,10 @@ def _paper(source: Source, metric: str, num_rollouts: int, baseline: str, kappa:
         yield (name, ""), float(GRID[(gain / np.sqrt(length) - penalty * np.sqrt(variance)).argmax()])
 
 
-def _lookahead(source: Source, metric: str, num_rollouts: int, baseline: str, kappa: float) -> Choices:
-    """A predicted training run."""
+def _lookahead(
+    known: tuple[str, ...], source: Source, metric: str, num_rollouts: int, baseline: str, kappa: float
+) -> Choices:
+    """A predicted training run, under what is known of κ."""
     problem = _problem(source, metric, num_rollouts, "lookahead", baseline)
     if problem.why_uninformative() is not None:
         return
@@ -104,8 +107,9 @@ def _lookahead(source: Source, metric: str, num_rollouts: int, baseline: str, ka
     assert isinstance(lookahead, Lookahead)
     low, high = GRID[[0, -1]]
     grid, to_grid = grid_and_matrix(low, high, DEGREE)
-    known = {"measured": (kappa,), "default": LOOKAHEAD_KAPPAS}
-    for name, kappas in known.items():
+    for name in known:
+        factor = KAPPAS[name]
+        kappas = LOOKAHEAD_KAPPAS if factor is None else (float(np.clip(kappa * factor, LEAST_KAPPA, 1)),)
         shares = lookahead.shares(np.array(kappas)) @ to_grid  # [K, R, H, grid]
         for label, by in LOOKAHEADS.items():
             yield (label, name), float(grid[(by @ shares.mean(axis=(0, 2))).argmax()])
@@ -125,11 +129,15 @@ class Criterion:
 CRITERIA = (
     Criterion(tuple(("rms_gain", kappa) for kappa in (*KAPPAS, *SPREADS)), _rms_gain),
     Criterion(tuple((name, "") for name in PENALTIES), _paper, baselines=("none",)),
-    Criterion(
-        tuple((label, name) for name in ("measured", "default") for label in LOOKAHEADS),
-        _lookahead,
-        baselines=(DEFAULT_BASELINE,),
-        knowledge=("64x8",),
+    *(
+        Criterion(
+            tuple((label, name) for name in known for label in LOOKAHEADS),
+            partial(_lookahead, known),
+            baselines=(DEFAULT_BASELINE,),
+            knowledge=knowledge,
+        )
+        # A wrong κ is shown from the true rates alone: every κ is a walk of its own.
+        for known, knowledge in (((*KAPPAS,), (TRUE,)), (("measured", "default"), (*PILOTS,)))
     ),
 )
 

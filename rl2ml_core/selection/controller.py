@@ -61,7 +61,8 @@ INITIAL_GAMMA: Final = 1.0
 
 #: A cell that stands for less is forgotten: a single prompt after ten half-lives.
 LEAST_WEIGHT: Final = 2.0**-10
-#: Cells that a window may bring and a state keeps; a step with as many takes some .2 s (`benchmarks/solver.py`).
+#: Cells that a window may bring and a state keeps; by `rms_gain` a step with as many takes some .2 s
+#: (`benchmarks/solver.py`).
 MAX_CELLS: Final = 10_000
 #: Prompts that a window may stand for: with the longest half-life, their sum is still one that a histogram may hold.
 MAX_PROMPTS: Final = 1e8
@@ -107,7 +108,7 @@ class ControllerSettings:
     num_rollouts: int
     gamma_min: float = 0.0
     gamma_max: float = 2.0
-    criterion: str = "rms_gain"
+    criterion: str = "lookahead"
     variance_penalty: float | None = None
     prior: BetaPrior | str = "empirical_bayes"
     score_model: ScoreModel | None = None

@@ -175,7 +175,7 @@ def test_what_arms_train_with(start):
         assert objective.to_dict() == rl2ml.recommend(start.pilot, metric, 8).objective.to_dict()
         assert said["gamma"] == objective.gamma
     (objective, after), said = arms["controller for pass@8"]
-    assert objective.gamma == rl2ml.recommend(start.pilot, "pass@8", 8, criterion="rms_gain").gamma
+    assert objective.gamma == rl2ml.recommend(start.pilot, "pass@8", 8).gamma
     after(start.pilot)
     assert len(said["gammas"]) == 2
     assert arms["GRPO"][0] == ("grpo", None)

@@ -37,7 +37,7 @@ def what_of(block: Block, run: Run) -> dict[str, Any]:
         "rule": None if rule is None else asdict(rule),
         "arm": None if arm is None else asdict(arm),
     }
-    if arm is not None and arm.recommended_for is not None:
+    if arm is not None and (arm.recommended_for or arm.controlled_for):
         what["method"] = METHOD_VERSION  # another version may recommend another γ
     return json.loads(json.dumps(what))
 
