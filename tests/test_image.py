@@ -187,7 +187,7 @@ def test_a_run_survives_its_container(image: str, tmp_path: Path) -> None:
     volume = tmp_path / "data"
     volume.mkdir()
     volume.chmod(0o777)  # a volume of the engine's has the image's owner
-    refused = run_inside(image, "python", "-m", "app", volume=volume)
+    refused = run_inside(image, "python", "-m", "app", port=free_port(), volume=volume)
     assert refused.returncode == 1
     assert "without an API key" in refused.stderr, "it listens on every address"
     made = run_inside(image, "python", "-m", "app", "keys", "create", "test", volume=volume)

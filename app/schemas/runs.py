@@ -53,7 +53,7 @@ class RunSearch(Strict):
 
     gamma_min: Gamma = 0.0
     gamma_max: Gamma = 2.0
-    criterion: Literal["rms_gain", "paper", "lookahead"] = "rms_gain"
+    criterion: Literal["rms_gain", "paper", "lookahead"] = "lookahead"
     variance_penalty: Annotated[float, Field(ge=0, le=1e6), unsigned] | None = None
 
 

@@ -13,7 +13,13 @@ from app.examples import REWIND_EXAMPLES, RUN_EXAMPLES, WINDOW_EXAMPLES
 from app.settings import Settings
 
 RUNS = "/v1/runs"
-RUN = {"metric": "pass@8", "budget": {"num_rollouts": 8}, "uncertainty": {"bootstrap": 20}}
+#: By the fast criterion: what is tested here is the same under every one.
+RUN = {
+    "metric": "pass@8",
+    "budget": {"num_rollouts": 8},
+    "search": {"criterion": "rms_gain"},
+    "uncertainty": {"bootstrap": 20},
+}
 PILOT = [[8, 0, 30], [8, 2, 20], [8, 6, 14]]
 
 
@@ -47,6 +53,17 @@ def put_all(client, run: str, counts: list[list[int]], first: int = 0) -> list[A
 # --- decisions --------------------------------------------------------------------------------------------------------
 
 
+def test_it_looks_ahead_unless_told_otherwise(client):
+    counts = windows(3)
+    created = create(client, {name: value for name, value in RUN.items() if name != "search"})
+    assert create(client)["settings"]["criterion"] == "rms_gain"
+    assert created["settings"]["criterion"] == "lookahead"
+    answers = put_all(client, created["id"], counts)
+    histograms = [rl2ml.PilotHistogram.from_counts(window, 8) for window in counts]
+    states = rl2ml.replay_controller(rl2ml.ControllerSettings("pass@8", 8, bootstrap=20), None, histograms)
+    assert [answer["decision"]["gamma"] for answer in answers] == [state.gamma for state in states[1:]]
+
+
 @pytest.mark.parametrize("pilot", [None, PILOT])
 def test_decisions_are_those_of_the_library(client, conforms, pilot):
     counts = windows(30)
@@ -73,7 +90,9 @@ def test_decisions_are_those_of_the_library(client, conforms, pilot):
         answered.append(answer["decision"])
     histograms = [rl2ml.PilotHistogram.from_counts(window, 8) if window else None for window in counts]
     start = None if pilot is None else rl2ml.PilotHistogram.from_cells(pilot)
-    states = rl2ml.replay_controller(rl2ml.ControllerSettings("pass@8", 8, bootstrap=20), start, histograms)
+    states = rl2ml.replay_controller(
+        rl2ml.ControllerSettings("pass@8", 8, criterion="rms_gain", bootstrap=20), start, histograms
+    )
     expected = [json.loads(json.dumps(state.decision.to_dict())) for state in states]
     assert answered == expected
     assert {decision["moved"] for decision in expected} == {True, False}, "the counts are no test otherwise"
@@ -189,7 +208,7 @@ def test_rewinds(client, refused, conforms):
     taken = put_all(client, run, others[3:5], first=3)
     assert {answer["generation"] for answer in taken} == {1}
     replayed = rl2ml.replay_controller(
-        rl2ml.ControllerSettings("pass@8", 8, bootstrap=20),
+        rl2ml.ControllerSettings("pass@8", 8, criterion="rms_gain", bootstrap=20),
         None,
         [rl2ml.PilotHistogram.from_counts(c, 8) for c in counts[:3] + others[3:5]],
     )
