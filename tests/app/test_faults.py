@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import socket
 import sqlite3
@@ -9,6 +10,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,6 +18,7 @@ import pytest
 
 import rl2ml_core as rl2ml
 from app.store import FILE
+from benchmarks.loopback import children
 
 RUNS = "/v1/runs"
 #: By the fast criterion: what is tested here is the same under every one.
@@ -167,6 +170,46 @@ def test_asked_to_stop_under_load(serve, kept):
         trainers.wait(80)
         trainers.stop()
         check(lambda path: server.http.get(path).json(), trainers)
+
+
+def test_killed_pool_child(serve):
+    """While clients ask what the pool solves: at most one of them is let down, and the service is ready again."""
+    with serve(RL2ML_POOL_WORKERS="1", RL2ML_REQUESTS_PER_SECOND="0") as server:
+        body = {"metric": "pass@8", "budget": {"num_rollouts": 8}, "uncertainty": {"bootstrap": 0}}
+        statuses: list[int] = []
+        numbers, stop = itertools.count(1), threading.Event()
+
+        def ask() -> None:
+            with httpx.Client(base_url=server.address, timeout=HANG, trust_env=False, verify=TLS) as client:
+                while not stop.is_set():
+                    cells = [{"num_rollouts": 8, "num_successes": k, "num_prompts": next(numbers)} for k in (0, 1, 8)]
+                    statuses.append(
+                        client.post("/v1/recommendations", json=body | {"pilot": {"cells": cells}}).status_code
+                    )
+
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for kill in range(3):
+            before, deadline = len(statuses), time.monotonic() + HANG
+            while len(statuses) < before + 8:
+                assert time.monotonic() < deadline, statuses
+                time.sleep(0.01)
+            (child,) = [one for one in children(server.process.pid) if "spawn_main" in command_of(one)]
+            os.kill(child, signal.SIGKILL)
+            deadline = time.monotonic() + 10  # 2 s where nothing else runs
+            while server.http.get("/readyz").status_code != 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert len([status for status in statuses if status != 200]) <= kill + 1, statuses
+        stop.set()
+        for thread in threads:
+            thread.join(HANG)
+        assert child not in children(server.process.pid)
+
+
+def command_of(process: int) -> str:
+    return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
 
 
 # --- disks and databases ----------------------------------------------------------------------------------------------
