@@ -28,8 +28,9 @@ __all__ = ["Buckets", "Guards", "SecurityHeaders", "is_loopback", "path_of"]
 #: For orchestrators' probes: without a key and without limits.
 _PROBES: Final = ("/healthz", "/readyz")
 #: What the service is, which its source tells too: without a key.
-_PUBLIC: Final = ("/", "/openapi.json", "/docs")
-_PUBLIC_FOLDER: Final = "/docs/"
+_PAGES: Final = ("/", "/docs")
+_PUBLIC: Final = (*_PAGES, "/openapi.json")
+_PUBLIC_FOLDERS: Final = ("/docs/", "/web/")
 _METRICS: Final = "/metrics"
 #: A proxy's marks: behind one, whoever connects from this machine need not be on it.
 _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
@@ -37,10 +38,11 @@ _FORWARDED: Final = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
 _MOST_CALLERS: Final = 10_000
 _NETWORK: Final = 64  # bits of an IPv6 address that name a household, all of whose addresses are one caller
 
-#: Nothing of an answer is a page, but for /docs, which loads its own files and asks its own service.
+#: Nothing of an answer is a page, but for / and /docs, which load their own files and ask their own service.
 _POLICY: Final = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-_DOCS_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+_PAGES_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 _HEADERS: Final = (
@@ -64,7 +66,7 @@ class SecurityHeaders:
             await self._app(scope, receive, send)
             return
         path = path_of(scope)
-        policy = _DOCS_POLICY if path == "/docs" or path.startswith(_PUBLIC_FOLDER) else _POLICY
+        policy = _PAGES_POLICY if path in _PAGES or path.startswith(_PUBLIC_FOLDERS) else _POLICY
         added = [*_HEADERS, (b"content-security-policy", policy.encode())]
 
         async def sending(message: Message) -> None:
@@ -121,7 +123,7 @@ class Guards:
             scheme, _, key = given.partition(" ")
             owner = await self._keys.owner_of(key.strip()) if scheme.lower() == "bearer" else None
             return owner, owner is not None
-        if path in _PUBLIC or path.startswith(_PUBLIC_FOLDER):
+        if path in _PUBLIC or path.startswith(_PUBLIC_FOLDERS):
             return None, True
         if path == _METRICS:
             return None, is_loopback(_host(scope, "client")) and not any(name in headers for name in _FORWARDED)

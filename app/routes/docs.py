@@ -1,26 +1,19 @@
 """`/docs`: the OpenAPI document as a page, from files of our own: nothing is loaded from elsewhere."""
 
-import hashlib
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
-from app.answers import conditional
-from app.problems import Problem
+from app.files import served
 
 __all__ = ["router"]
 
 router = APIRouter(include_in_schema=False)
 
 _FOLDER: Final = Path(__file__).resolve().parent.parent / "static" / "docs"
-_MEDIA_TYPES: Final = {
-    "swagger-ui-bundle.js": "text/javascript",
-    "start.js": "text/javascript",
-    "swagger-ui.css": "text/css",
-}
+_FILES: Final = {name: _FOLDER / name for name in ("swagger-ui-bundle.js", "start.js", "swagger-ui.css")}
 #: Without a script or a style in it, so that the policy allows neither. Relative: a proxy's prefix stays.
 _PAGE: Final = """<!doctype html>
 <html lang="en">
@@ -45,16 +38,5 @@ async def page() -> HTMLResponse:
 
 
 @router.get("/docs/{name}")
-async def file(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
-    if name not in _MEDIA_TYPES:
-        raise Problem("not-found")
-    content, tag = _content(name)
-    response = conditional(content, tag, if_none_match, **{"Cache-Control": "public, max-age=3600"})
-    response.headers["Content-Type"] = f"{_MEDIA_TYPES[name]}; charset=utf-8"
-    return response
-
-
-@cache
-def _content(name: str) -> tuple[bytes, str]:
-    content = (_FOLDER / name).read_bytes()
-    return content, hashlib.sha256(content).hexdigest()[:32]
+async def file(request: Request, name: str) -> Response:
+    return served(request, _FILES, name)

@@ -60,11 +60,6 @@ class Readiness:
             raise Problem("not-ready", "the self-solve gave another number")
 
 
-@router.get("/", include_in_schema=False)
-async def index() -> dict[str, str]:
-    return {"service": "rl2ml", "version": rl2ml.__version__, "openapi": "openapi.json", "docs": "docs"}
-
-
 @router.get("/healthz", summary="Alive")
 async def healthz() -> dict[str, str]:
     """The process answers. Nothing else is checked."""

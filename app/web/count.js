@@ -1,0 +1,153 @@
+"use strict";
+// A worker: from a file or text to cells [n, k, prompts]. Streams, so that a file may be larger than memory is.
+const MOST_ROLLOUTS = 1e7, EVERY = 4 << 20;
+
+class Wrong extends Error {}
+
+class Counter {
+  constructor() {
+    this.line = 0;
+    this.take = null; // of a line
+    this.cells = new Map(); // n · 2^26 + k → prompts
+    this.prompts = new Map(); // id → [k, n]
+    this.open = ""; // a csv record whose quotes have not ended
+  }
+
+  push(line) {
+    this.line += 1;
+    if (line.endsWith("\r")) line = line.slice(0, -1);
+    if (this.open) line = `${this.open}\n${line}`;
+    if (this.take === null) {
+      if (line.charCodeAt(0) === 0xfeff) line = line.slice(1);
+      if (line.trim() === "") return;
+      this.begin(line);
+      return;
+    }
+    if (line === "" || line.trim() === "") return;
+    this.take(line);
+  }
+
+  begin(line) {
+    if (line.trimStart().startsWith("{")) {
+      this.take = (text) => this.json(text);
+      this.json(line);
+      return;
+    }
+    const separator = line.includes("\t") ? "\t" : ",";
+    if (separator === "," && !line.includes(",") && line.includes(";")) throw this.wrong("columns are separated by semicolons; expected commas or tabs");
+    const names = this.fields(line, separator).map((name) => name.trim());
+    const roles = this.roles(names);
+    this.take = (text) => {
+      const quoted = text.includes('"');
+      if (quoted && (text.split('"').length - 1) % 2) {
+        this.open = text;
+        if (text.length > 1 << 20) throw this.wrong("a quote that does not end");
+        return;
+      }
+      this.open = "";
+      const fields = quoted ? this.fields(text, separator) : text.split(separator);
+      if (fields.length !== names.length) throw this.wrong(`${fields.length} columns; expected ${names.length}, as in the header`);
+      this.row(roles, (name) => fields[names.indexOf(name)].trim());
+    };
+    // The fast way: columns by their places.
+    const places = roles.names.map((name) => names.indexOf(name));
+    const slow = this.take;
+    this.take = (text) => {
+      if (this.open || text.includes('"')) { slow(text); return; }
+      const fields = text.split(separator);
+      if (fields.length !== names.length) throw this.wrong(`${fields.length} columns; expected ${names.length}, as in the header`);
+      roles.add(fields[places[0]].trim(), fields[places[1]].trim(), places[2] === undefined ? "1" : fields[places[2]].trim());
+    };
+  }
+
+  fields(line, separator) {
+    const found = [];
+    let field = "", inside = false;
+    for (let i = 0; i < line.length; i += 1) {
+      const c = line[i];
+      if (inside) {
+        if (c !== '"') field += c;
+        else if (line[i + 1] === '"') { field += c; i += 1; } else inside = false;
+      } else if (c === '"' && field === "") inside = true;
+      else if (c === separator) { found.push(field); field = ""; } else field += c;
+    }
+    return [...found, field];
+  }
+
+  roles(names) {
+    if (names.includes("num_successes") && names.includes("num_rollouts")) {
+      const optional = names.includes("num_prompts") ? ["num_prompts"] : [];
+      return { names: ["num_successes", "num_rollouts", ...optional], add: (k, n, prompts) => this.counts(k, n, prompts) };
+    }
+    if (names.includes("prompt_id") && names.includes("reward")) return { names: ["prompt_id", "reward"], add: (id, reward) => this.rollout(id, reward) };
+    throw this.wrong(`expected columns num_successes and num_rollouts, or prompt_id and reward; found ${names.slice(0, 12).join(", ").slice(0, 200) || "none"}`);
+  }
+
+  row(roles, value) {
+    roles.add(...roles.names.map(value));
+  }
+
+  json(text) {
+    let record;
+    try { record = JSON.parse(text); } catch { throw this.wrong("is no JSON object"); }
+    if (record === null || typeof record !== "object" || Array.isArray(record)) throw this.wrong("is no JSON object");
+    const roles = this.roles(Object.keys(record));
+    this.row(roles, (name) => { const value = record[name]; return value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value); });
+  }
+
+  counts(k, n, prompts) {
+    const successes = k === "" ? NaN : Number(k), rollouts = n === "" ? NaN : Number(n), weight = Number(prompts);
+    if (!(Number.isInteger(successes) && Number.isInteger(rollouts) && successes >= 0 && successes <= rollouts && rollouts >= 1 && rollouts <= MOST_ROLLOUTS))
+      throw this.wrong(`needs whole numbers with 0 ≤ num_successes ≤ num_rollouts and num_rollouts ≥ 1; got ${k.slice(0, 20)} of ${n.slice(0, 20)}`);
+    if (!(weight > 0 && Number.isFinite(weight))) throw this.wrong(`num_prompts must be above 0; got ${prompts.slice(0, 20)}`);
+    const key = rollouts * 67108864 + successes;
+    this.cells.set(key, (this.cells.get(key) || 0) + weight);
+  }
+
+  rollout(id, reward) {
+    const success = { 1: 1, 0: 0, "1.0": 1, "0.0": 0, true: 1, false: 0, True: 1, False: 0 }[reward] ?? (reward === "" ? NaN : Number(reward));
+    if (success !== 0 && success !== 1) throw this.wrong(`reward must be 0 or 1; got ${reward.slice(0, 30) || "nothing"}`);
+    if (id === "") throw this.wrong("prompt_id is empty");
+    const found = this.prompts.get(id);
+    if (found) { found[0] += success; found[1] += 1; } else this.prompts.set(id, [success, 1]);
+  }
+
+  wrong(what) {
+    return new Wrong(`line ${this.line}: ${what}`);
+  }
+
+  result() {
+    if (this.open) throw this.wrong("a quote that does not end");
+    for (const [k, n] of this.prompts.values()) {
+      const key = n * 67108864 + k;
+      this.cells.set(key, (this.cells.get(key) || 0) + 1);
+    }
+    const cells = [...this.cells].map(([key, prompts]) => [Math.floor(key / 67108864), key % 67108864, prompts]);
+    if (!cells.length) throw new Wrong("no rows");
+    return cells.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  }
+}
+
+self.onmessage = async ({ data }) => {
+  const counter = new Counter();
+  try {
+    const size = data.file ? data.file.size : data.text.length;
+    const stream = data.file ? data.file.stream() : new Blob([data.text]).stream();
+    const reader = stream.pipeThrough(new TextDecoderStream("utf-8", { fatal: true })).getReader();
+    let rest = "", done = 0, told = 0;
+    for (;;) {
+      const part = await reader.read();
+      if (part.done) break;
+      const lines = (rest + part.value).split("\n");
+      rest = lines.pop();
+      if (rest.length > 1 << 26) throw counter.wrong("is longer than 64 MiB");
+      for (const line of lines) counter.push(line);
+      done += part.value.length;
+      if (done - told > EVERY) { told = done; self.postMessage({ progress: Math.min(1, done / size) }); }
+    }
+    if (rest) counter.push(rest);
+    self.postMessage({ cells: counter.result() });
+  } catch (error) {
+    self.postMessage({ error: error instanceof Wrong ? error.message : error instanceof TypeError ? "not UTF-8 text; expected csv, tsv or jsonl" : String(error) });
+  }
+};
