@@ -9,6 +9,7 @@ import typer
 import rl2ml_core as rl2ml
 from rl2ml_core.cli import options as o
 from rl2ml_core.cli.console import clear_errors, progress, show, show_json
+from rl2ml_core.cli.report import report
 from rl2ml_core.cli.rollouts import findings_text, pilot_of, reading, rollouts_text
 from rl2ml_core.cli.text import groups_text, objective_text, recommendation_text, window_text
 from rl2ml_core.cli.trainers import analysis_text, catalog_help, comparison_text
@@ -345,6 +346,9 @@ def _single(paths: list[str]) -> str:
     if len(paths) > 1:
         raise rl2ml.InvalidInput(f"--group-by reads one table; got {len(paths)} paths")
     return paths[0]
+
+
+app.command()(report)
 
 
 def _analyzed(
