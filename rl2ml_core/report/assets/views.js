@@ -83,19 +83,20 @@ var rl2mlViews = (() => {
   }
 
   function scales(data) {
-    const values = data.recommendation.objective.update_scales;
-    if (!values) return null;
-    const counts = values.map((_, i) => i + 1);
-    return view("What groups count", "How hard a group with this many successes pulls, against plain RL at 1. Rare successes pull harder where γ is large.",
-      table(["successes in the group", "update scale α"], counts.map((count, i) => [count, number(values[i])])),
+    const scale = data.recommendation.objective.update_scales, shown = data.analyses.filter((one) => one.compared);
+    if (!scale || scale.length < 3 || !shown.length) return null;
+    const counts = scale.slice(0, -1).map((_, i) => i + 1), half = Math.floor(scale.length / 2);
+    const gaps = shown.map(({ advantages: { success, failure } }) => {
+      const gap = counts.map((k) => success[k] - failure[k]), unit = gap[half - 1] || 1;
+      return gap.map((one) => one / unit);
+    });
+    return view("What groups count", "How far a success is set apart from a failure in a group with K successes, next to a group that is half and half. Rare successes are set further apart where γ is large.",
+      table(["successes", ...shown.map((one) => one.label), "update scale α_K of the choice"], counts.map((k, i) => [k, ...gaps.map((gap) => number(gap[i])), number(scale[i])])),
       (space, width) => lines(space, width, {
-        x: { label: `successes K of ${values.length}` },
-        y: { label: "update scale α_K", range: [0, Math.max(1.1, ...values) * 1.08] },
-        series: [
-          { label: `γ = ${number(data.recommendation.gamma)}`, stroke: color("main"), width: 2, points: { show: true, size: 6 } },
-          { label: "RL", stroke: color("rl"), dash: [5, 4], points: { show: false } },
-        ],
-        data: [counts, values, counts.map(() => 1)],
+        x: { label: `successes K of ${scale.length}` },
+        y: { label: "advantage gap, relative to K = N/2" },
+        series: shown.map((one) => ({ label: one.label, stroke: color(one.color), width: 2, points: { show: counts.length < 40, size: 5 } })),
+        data: [counts, ...gaps],
       }));
   }
 
