@@ -15,21 +15,28 @@ COPY LICENSE ./
 COPY rl2ml_core ./rl2ml_core
 COPY app ./app
 COPY examples ./examples
-RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash rl2ml_core app
+RUN /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash rl2ml_core app \
+ && mkdir /build/data
 
 FROM ${BASE_IMAGE}
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=builder /srv/rl2ml /srv/rl2ml
+# The store: a volume takes its owner from here.
+COPY --from=builder --chown=10001:10001 /build/data /data
 # One BLAS thread: the matrices are small, and requests already run side by side.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     OPENBLAS_NUM_THREADS=1 \
     HOST=0.0.0.0 \
-    PORT=8000
+    PORT=8000 \
+    RL2ML_DATA_FOLDER=/data
 WORKDIR /srv/rl2ml
 # A number, so that an orchestrator can see that it is not root. Root owns the code: the service cannot rewrite itself.
 USER 10001:10001
+VOLUME /data
+# It listens on every address of the container, so it starts with an API key in its store, or with
+# RL2ML_ALLOW_ANONYMOUS=1: `docker run --rm -v rl2ml:/data rl2ml python -m app keys create NAME` makes one.
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 # No curl in the image, and http.client ignores proxy settings.

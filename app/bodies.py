@@ -3,24 +3,24 @@
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from app.problems import Problem, from_validation
-from app.schemas.common import TAGS, Strict
+from app.schemas.common import TAGS
 from app.settings import Settings
 
-__all__ = ["described", "read_body", "read_json"]
+__all__ = ["described", "read_body", "read_json", "too_large", "uncompressed"]
 
-S = TypeVar("S", bound=Strict)
+S = TypeVar("S", bound=BaseModel)
 
 #: What a cell is written with. A flood of names or brackets would cost up to a kilobyte each to refuse one by one.
 _CELL_MARKS = ((b'"', 6), (b"{", 1), (b"[", 1))
 _OTHER_MARKS = 2_000
 
 
-def described(schema: type[Strict], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def described(schema: type[BaseModel], examples: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """A body that is read by hand, for the OpenAPI document; `app.main` adds its schema."""
     content = {"schema": {"$ref": f"#/components/schemas/{schema.__name__}"}, "examples": examples}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
@@ -58,19 +58,38 @@ async def read_json(request: Request, limit: int) -> bytes:
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
         raise Problem("unsupported-media-type", "send Content-Type: application/json")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem("unsupported-media-type", "compressed bodies are not taken")
-    too_large = Problem("body-too-large", f"at most {limit} bytes", headers={"Connection": "close"})
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
-        raise too_large
+    uncompressed(request)
+    refusal = too_large(request, limit)
     chunks, size = [], 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > limit:
-                raise too_large
+                raise refusal
             chunks.append(chunk)
     except ClientDisconnect:
         raise Problem("malformed-json", "the body ended early") from None
     return b"".join(chunks)
+
+
+def uncompressed(request: Request) -> None:
+    """Refuse a compressed body.
+
+    Raises:
+        Problem: 415.
+    """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem("unsupported-media-type", "compressed bodies are not taken")
+
+
+def too_large(request: Request, limit: int) -> Problem:
+    """What to raise once a body turns out to exceed the limit, in bytes.
+
+    Raises:
+        Problem: 413 where it says so itself.
+    """
+    refusal = Problem("body-too-large", f"at most {limit} bytes", headers={"Connection": "close"})
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise refusal
+    return refusal

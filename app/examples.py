@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["ANALYSIS_EXAMPLES", "REQUEST_EXAMPLES"]
+__all__ = ["ANALYSIS_EXAMPLES", "REQUEST_EXAMPLES", "REWIND_EXAMPLES", "RUN_EXAMPLES", "WINDOW_EXAMPLES"]
 
 _CELLS = [
     {"num_rollouts": 8, "num_successes": 0, "num_prompts": 30},
@@ -132,4 +132,49 @@ ANALYSIS_EXAMPLES: dict[str, dict[str, Any]] = {
         "summary": "Your own table of advantages, for groups of 2",
         "value": {"estimator": {"success": [None, 0.5, 0.0], "failure": [0.0, -0.5, None]}},
     },
+}
+
+RUN_EXAMPLES: dict[str, dict[str, Any]] = {
+    "defaults": {
+        "summary": "Judged by pass@8, trained with 8 rollouts per prompt, no pilot",
+        "value": {"metric": "pass@8", "budget": {"num_rollouts": 8}},
+    },
+    "pilot": {
+        "summary": "From a pilot on, so that the first window's objective is chosen too",
+        "value": {"metric": {"name": "pass_at_k", "k": 8}, "budget": {"num_rollouts": 4}, "pilot": {"cells": _CELLS}},
+    },
+    "everything": {
+        "summary": "Every option spelled out",
+        "value": {
+            "metric": "pass@8",
+            "budget": {"num_rollouts": 8},
+            "search": {"gamma_min": 0.0, "gamma_max": 2.0, "criterion": "rms_gain"},
+            "estimator": {"baseline": "bayes", "order": 8, "filter_groups": False},
+            "score_model": {"kappa": 0.3},
+            "prior": {"name": "empirical_bayes"},
+            "current": "grpo",
+            "controller": {
+                "half_life": 2.0,
+                "hysteresis": 0.01,
+                "max_step": 0.1,
+                "min_prompts": 16.0,
+                "initial_gamma": 1.0,
+            },
+            "uncertainty": {"bootstrap": 200, "seed": 0},
+            "pilot": {"num_rollouts": 8, "num_successes": [0, 3, 1, 0, 8, 5, 0, 2]},
+        },
+    },
+}
+
+WINDOW_EXAMPLES: dict[str, dict[str, Any]] = {
+    "histogram": {"summary": "A histogram of the window's groups", "value": {"cells": _CELLS}},
+    "counts": {
+        "summary": "Successes group by group; one group lost two of its rollouts to errors",
+        "value": {"num_rollouts": [8, 8, 6, 8], "num_successes": [0, 3, 1, 8]},
+    },
+    "empty": {"summary": "A window without groups", "value": {"cells": []}},
+}
+
+REWIND_EXAMPLES: dict[str, dict[str, Any]] = {
+    "checkpoint": {"summary": "The trainer resumes from before its first window", "value": {"to_index": 0}},
 }

@@ -19,6 +19,7 @@ __all__ = [
     "MEDIA_TYPE",
     "PROBLEM_TYPES",
     "SOLVE_PROBLEMS",
+    "STORE_PROBLEMS",
     "Problem",
     "documented",
     "from_invalid_input",
@@ -35,16 +36,25 @@ _LONGEST_DETAIL = 300
 #: name → (status, title). The type's URI is `urn:rl2ml:problem:` and the name.
 PROBLEM_TYPES = {
     "malformed-json": (400, "The body is not JSON"),
+    "malformed-table": (400, "The table did not arrive whole"),
+    "unauthorized": (401, "The request needs an API key"),
     "not-found": (404, "No such resource"),
     "method-not-allowed": (405, "The resource does not take this method"),
+    "request-timeout": (408, "The body took too long to arrive"),
+    "window-conflict": (409, "The run takes another window"),
     "body-too-large": (413, "The body exceeds the size limit"),
-    "unsupported-media-type": (415, "The body must be uncompressed application/json"),
+    "unsupported-media-type": (415, "The body must be of a type taken here, and uncompressed"),
     "invalid-request": (422, "The request is not valid"),
     "limit-exceeded": (422, "The request exceeds a limit of this service"),
+    "idempotency-key-reused": (422, "The idempotency key was used with another request"),
+    "too-many-requests": (429, "Too many requests"),
     "internal-error": (500, "The service failed"),
     "overloaded": (503, "Too many solves are under way"),
     "deadline-exceeded": (503, "The solve took longer than this service allows"),
     "not-ready": (503, "The service is not ready"),
+    "store-busy": (503, "The store is busy"),
+    "store-unavailable": (503, "The store cannot be reached"),
+    "storage-full": (507, "The store is full"),
 }
 #: Statuses of whatever takes a body and solves, as the OpenAPI document describes them.
 SOLVE_PROBLEMS = {
@@ -54,6 +64,8 @@ SOLVE_PROBLEMS = {
     422: "Not valid, or beyond a limit",
     503: "Overloaded, or past the deadline",
 }
+#: And of whatever writes to the store.
+STORE_PROBLEMS = {503: "Overloaded, past the deadline, or the store is busy or away", 507: "The store is full"}
 _BY_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "body-too-large", 415: "unsupported-media-type"}
 
 # What a pointer may repeat of a request: names that could be ours. Anything else is left out.
@@ -72,15 +84,18 @@ class Problem(Exception):
         *,
         errors: Sequence[tuple[str, str]] = (),
         headers: dict[str, str] | None = None,
+        members: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(name)
         self.name, self.detail, self.errors, self.headers = name, detail, errors, headers
+        self.members = members or {}  # of this type alone
 
     def response(self) -> Response:
         status, title = PROBLEM_TYPES[self.name]
         content: dict[str, Any] = {"type": f"urn:rl2ml:problem:{self.name}", "title": title, "status": status}
         if self.detail:
             content["detail"] = self.detail[:_LONGEST_DETAIL]
+        content.update(self.members)
         if self.errors:
             content["errors"] = [
                 {"pointer": pointer, "detail": detail[:_LONGEST_DETAIL]} for pointer, detail in self.errors[:MAX_ERRORS]
@@ -150,30 +165,47 @@ def documented(descriptions: dict[int, str]) -> dict[int | str, dict[str, Any]]:
 def install(app: FastAPI) -> None:
     """Answer every error of `app` as a problem."""
 
+    def answer(request: Request, problem: Problem) -> Response:
+        request.state.problem = problem.name  # for the log and the numbers
+        return problem.response()
+
     @app.exception_handler(Problem)
-    async def _problem(_: Request, error: Problem) -> Response:
-        return error.response()
+    async def _problem(request: Request, error: Problem) -> Response:
+        return answer(request, error)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> Response:
+    async def _http(request: Request, error: HTTPException) -> Response:
         name = _BY_STATUS.get(error.status_code)
         if name is None:
             name = "internal-error" if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid-request"
-        return Problem(name, headers=dict(error.headers) if error.headers else None).response()
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers |= _allowed(app, request)
+        return answer(request, Problem(name, headers=headers or None))
 
     @app.exception_handler(RequestValidationError)
-    async def _request(_: Request, error: RequestValidationError) -> Response:
+    async def _request(request: Request, error: RequestValidationError) -> Response:
         # Only paths and queries come here; bodies are validated by the routes that read them.
         errors = [(_pointer(item["loc"]), str(item["msg"])) for item in error.errors()[:MAX_ERRORS]]
-        return Problem("invalid-request", errors=errors).response()
+        return answer(request, Problem("invalid-request", errors=errors))
 
     @app.exception_handler(RL2MLError)
-    async def _core(_: Request, error: RL2MLError) -> Response:
-        return Problem("invalid-request", _expectation(error)).response()
+    async def _core(request: Request, error: RL2MLError) -> Response:
+        return answer(request, Problem("invalid-request", _expectation(error)))
 
     @app.exception_handler(Exception)
-    async def _unexpected(_: Request, __: Exception) -> Response:
-        return Problem("internal-error").response()
+    async def _unexpected(request: Request, _: Exception) -> Response:
+        return answer(request, Problem("internal-error"))
+
+
+def _allowed(app: FastAPI, request: Request) -> dict[str, str]:
+    """Every method of the path: the router names those of the first operation that it finds."""
+    scope = request.scope
+    path = str(scope["path"]).removeprefix(str(scope.get("root_path", "")))
+    for template, operations in app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(template)), path):
+            return {"Allow": ", ".join(sorted(method.upper() for method in operations))}
+    return {}
 
 
 def _pointer(path: Sequence[Any]) -> str:

@@ -1,9 +1,10 @@
 """Settings from the environment: HOST, PORT and RL2ML_*."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS
@@ -22,11 +23,25 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, validation_alias=AliasChoices("port", "PORT", "RL2ML_PORT"))
     root_path: str = Field("", pattern=r"^(/[\w.~-]+)*$", description="path prefix that a proxy strips")
     access_log: bool = False
+    workers: Positive = Field(1, description="processes that serve; more than one need PostgreSQL")
+    telemetry: bool = Field(False, description="send traces and metrics to OTEL_EXPORTER_OTLP_ENDPOINT")
+
+    allow_anonymous: bool = Field(False, description="serve whoever asks, from anywhere, without an API key")
+    key_seconds: float = Field(5, ge=0, description="how long a revoked key may still be good")
+    requests_per_second: float = Field(1_000, ge=0, description="of one API key or address; 0: no limit")
+    request_burst: Positive = Field(2_000, description="requests above that rate that one may save up")
+    max_in_flight: Positive = Field(256, description="requests at once; more are answered 429")
+    body_seconds: float = Field(60, gt=0, description="how long a request's body may take to arrive")
 
     max_body_bytes: Positive = Field(2 << 20, description="larger request bodies are refused unread")
     max_cells: Positive = Field(20_000, description="distinct (num_rollouts, num_successes) of a pilot")
     max_prompts: Positive = Field(500_000, description="entries of a pilot given prompt by prompt")
+    max_pilot_bytes: Positive = Field(64 << 20, description="of an uploaded table")
+    max_pilot_rows: Positive = Field(5_000_000, description="of an uploaded table")
     max_num_rollouts: int = Field(MAX_ROLLOUTS, ge=1, le=MAX_ROLLOUTS, description="rollouts per prompt in training")
+    max_run_rollouts: int = Field(
+        4_096, ge=1, le=MAX_ROLLOUTS, description="the same of a run, whose objectives are kept"
+    )
     max_work: Positive = Field(
         20_000_000,
         description="cells × rollouts per prompt, and the like: numbers that a solve computes or holds at a time",
@@ -42,5 +57,13 @@ class Settings(BaseSettings):
 
     cache_entries: int = Field(1_000, ge=0, description="recommendations kept in memory for GET")
     cache_bytes: int = Field(64 << 20, ge=0, description="and their size together")
+
+    data_folder: Path | None = Field(None, description="of the SQLite file; none: one that is gone with the process")
+    database_url: SecretStr | None = Field(None, description="of PostgreSQL, instead of SQLite")
+    store_threads: Positive = Field(4, description="transactions at once; SQLite has one writer at most")
+    store_seconds: float = Field(5, ge=0.1, description="how long a transaction may wait for a lock or a connection")
+    store_entries: Positive = Field(10_000, description="recommendations, and pilots, kept; the oldest go first")
+    store_bytes: int = Field(0, ge=0, description="of the SQLite file; a full one takes no more; 0: no limit")
+
     max_connections: Positive = 512
     graceful_seconds: Positive = Field(10, description="how long TERM waits for requests under way")

@@ -31,9 +31,9 @@ from app.values import (
 from rl2ml_core.objective.quadrature import quadrature_nodes
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
 
-__all__ = ["Question", "answer"]
+__all__ = ["POINTERS", "Question", "answer"]
 
-_POINTERS = {
+POINTERS = {
     "gamma_min": "#/search/gamma_min",
     "gamma_max": "#/search/gamma_max",
     "variance_penalty": "#/search/variance_penalty",
@@ -73,7 +73,7 @@ class Question:
         limit(num_rollouts, settings.max_num_rollouts, "#/budget/num_rollouts", "rollouts per prompt")
         limit(request.search.gamma_max, settings.max_gamma, "#/search/gamma_max", "γ")
         limit(request.uncertainty.bootstrap, settings.max_bootstrap, "#/uncertainty/bootstrap", "draws")
-        with refusing(_POINTERS, request.pilot):
+        with refusing(POINTERS, request.pilot):
             groups = groups_of(request.pilot) if isinstance(request.pilot, GroupsPilot) else {}
             question = cls(
                 pilot_of(request.pilot)
@@ -103,7 +103,7 @@ class Question:
                     **_looking_ahead(request),
                 },
             )
-        question._check_work(settings)
+        question.check_work(settings)
         return question
 
     @cached_property
@@ -246,8 +246,12 @@ class Question:
     def _is_lookahead(self) -> bool:
         return bool(self.options["criterion"] == "lookahead")
 
-    def _check_work(self, settings: Settings) -> None:
-        """Limits on what the solves would allocate and take."""
+    def check_work(self, settings: Settings) -> None:
+        """Limits on what the solves would allocate and take.
+
+        Raises:
+            Problem: "limit-exceeded".
+        """
         cells, most = sum(self._solves), settings.max_work
         limit(size_of(self.pilot), settings.max_cells, "#/pilot", "distinct cells")
         limit(cells * self.num_rollouts, most, "#/pilot", "cells × rollouts per prompt")
@@ -272,7 +276,7 @@ def answer(question: Question, identity: str) -> bytes:
         Problem: values that the core refuses.
     """
     groups = None
-    with refusing(_POINTERS | {"num_rollouts": "#/budget/num_rollouts"}):
+    with refusing(POINTERS | {"num_rollouts": "#/budget/num_rollouts"}):
         if question.groups:
             grouped = rl2ml.recommend_groups(
                 question.groups, question.metric, question.num_rollouts, **question.options

@@ -103,6 +103,8 @@ def check_size(pilot: Any, settings: Settings) -> None:
         limit(len(pilot.num_successes), settings.max_prompts, "#/pilot/num_successes", "prompts")
     elif isinstance(pilot, RatesPilot):
         limit(len(pilot.pass_rates), settings.max_prompts, "#/pilot/pass_rates", "prompts")
+    elif isinstance(pilot, rl2ml.PilotHistogram):
+        limit(pilot.num_cells, settings.max_cells, "#/pilot", "cells")
 
 
 def check_time(milliseconds: float, settings: Settings) -> None:
@@ -117,12 +119,19 @@ def check_time(milliseconds: float, settings: Settings) -> None:
         )
 
 
-def pilot_of(pilot: CellsPilot | CountsPilot | RatesPilot) -> rl2ml.PilotHistogram | rl2ml.Population:
-    """A histogram; or points, where rates are taken as exact."""
+def pilot_of(pilot: Any) -> rl2ml.PilotHistogram | rl2ml.Population:
+    """A histogram, as it is where it was uploaded; or points, where rates are taken as exact.
+
+    Raises:
+        InvalidInput: values that the core refuses.
+    """
+    if isinstance(pilot, rl2ml.PilotHistogram):
+        return pilot
     if isinstance(pilot, CellsPilot):
         return _histogram(pilot)
     if isinstance(pilot, CountsPilot):
         return rl2ml.PilotHistogram.from_counts(pilot.num_successes, pilot.num_rollouts)
+    assert isinstance(pilot, RatesPilot)
     if pilot.num_rollouts is not None:
         return rl2ml.PilotHistogram.from_pass_rates(pilot.pass_rates, pilot.num_rollouts)
     rates, counts = np.unique(np.abs(pilot.pass_rates), return_counts=True)

@@ -62,10 +62,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_inside(image: str, *command: str, port: int = 1) -> subprocess.CompletedProcess[str]:
+def run_inside(
+    image: str, *command: str, port: int = 1, volume: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run `command` in a fresh copy of the image, as its user; never raises on its status."""
     return subprocess.run(
-        [BUILDER, "--run", image, "--env", f"PORT={port}", *command],
+        [BUILDER, "--run", image, *mounted(volume), "--env", f"PORT={port}", *command],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -74,11 +76,17 @@ def run_inside(image: str, *command: str, port: int = 1) -> subprocess.Completed
     )
 
 
+def mounted(volume: Path | None) -> list[str]:
+    return [] if volume is None else ["--volume", f"{volume}:/data"]
+
+
 @contextmanager
-def service(image: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, int]]:
+def service(
+    image: str, log: Path, volume: Path | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], httpx.Client, int]]:
     """The image's own command on a free port, once it says that it is ready."""
     port = free_port()
-    arguments = [BUILDER, "--run", image, "--env", f"PORT={port}", "--env", "HOST=127.0.0.1"]
+    arguments = [BUILDER, "--run", image, *mounted(volume), "--env", f"PORT={port}", "--env", "HOST=127.0.0.1"]
     with (
         log.open("wb") as output,
         subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output) as process,
@@ -115,7 +123,14 @@ def test_configuration(config: dict[str, Any]) -> None:
     assert config["StopSignal"] == "SIGTERM"
     assert config["WorkingDir"] == "/srv/rl2ml"
     assert list(config["ExposedPorts"]) == ["8000/tcp"]
-    assert {"HOST=0.0.0.0", "PORT=8000", "PYTHONUNBUFFERED=1", "OPENBLAS_NUM_THREADS=1"} <= set(config["Env"])
+    assert list(config["Volumes"]) == ["/data"]
+    assert {
+        "HOST=0.0.0.0",
+        "PORT=8000",
+        "RL2ML_DATA_FOLDER=/data",
+        "PYTHONUNBUFFERED=1",
+        "OPENBLAS_NUM_THREADS=1",
+    } <= set(config["Env"])
 
 
 def test_contents(image: str) -> None:
@@ -123,7 +138,7 @@ def test_contents(image: str) -> None:
 import importlib.util, json, os, pathlib, shutil
 here = pathlib.Path.cwd()
 print(json.dumps({
-    "modules": [m for m in ("torch", "pyarrow", "pytest", "mypy") if importlib.util.find_spec(m)],
+    "modules": [m for m in ("torch", "pytest", "mypy") if importlib.util.find_spec(m)],
     "compilers": [c for c in ("cc", "c++", "gcc", "g++", "clang", "tcc", "ld", "make") if shutil.which(c)],
     "user": os.getuid(),
     "writable": [d for d in (".", "app", "rl2ml_core", "/opt/venv") if os.access(d, os.W_OK)],
@@ -166,3 +181,32 @@ def test_serves_and_stops(image: str, config: dict[str, Any], tmp_path: Path) ->
 
     # The same check must notice that nobody answers any more.
     assert run_inside(image, *health_check, port=port).returncode == 1
+
+
+def test_a_run_survives_its_container(image: str, tmp_path: Path) -> None:
+    volume = tmp_path / "data"
+    volume.mkdir()
+    volume.chmod(0o777)  # a volume of the engine's has the image's owner
+    refused = run_inside(image, "python", "-m", "app", port=free_port(), volume=volume)
+    assert refused.returncode == 1
+    assert "without an API key" in refused.stderr, "it listens on every address"
+    made = run_inside(image, "python", "-m", "app", "keys", "create", "test", volume=volume)
+    assert made.returncode == 0, made.stderr
+    authorized = {"Authorization": f"Bearer {made.stdout.strip()}"}
+
+    window = {"num_rollouts": 8, "num_successes": [0, 1, 5, 8] * 8}
+    with service(image, tmp_path / "first.log", volume) as (process, client, _):
+        assert client.get("/v1/runs").status_code == 401
+        created = client.post("/v1/runs", json={"metric": "pass@8", "budget": {"num_rollouts": 8}}, headers=authorized)
+        assert created.status_code == 201, created.text
+        run = f"/v1/runs/{created.json()['id']}"
+        put = client.put(f"{run}/windows/0", json=window, headers=authorized)
+        assert put.status_code == 201, put.text
+        process.kill()  # as a machine that is lost
+        process.wait()
+    with service(image, tmp_path / "second.log", volume) as (process, client, _):
+        again = client.put(f"{run}/windows/0", json=window, headers=authorized)
+        assert (again.status_code, again.content) == (200, put.content)
+        assert client.get(run, headers=authorized).json()["index"] == 1
+        process.terminate()
+        assert process.wait(timeout=30) == 0

@@ -10,16 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # torch and the service's packages are optional; the two of scipy take a second to load.
 UNWANTED = [
-    "torch",
-    "fastapi",
-    "starlette",
-    "pydantic",
-    "typer",
-    "rich",
-    "pyarrow",
-    "duckdb",
-    "scipy.stats",
-    "scipy.optimize",
+    *("torch", "fastapi", "starlette", "pydantic", "httpx", "typer", "rich", "pyarrow", "duckdb"),
+    *("scipy.stats", "scipy.optimize"),
 ]
 
 RECOMMEND = (

@@ -17,13 +17,19 @@ from rl2ml_core.selection.metrics import MAX_K
 __all__ = [
     "TAGS",
     "Answer",
+    "Cell",
+    "CellsPilot",
     "ConditionsChoice",
+    "CountsPilot",
     "DiagnosticAnswer",
     "Gamma",
     "Metric",
     "Pilot",
+    "PilotReference",
+    "PilotRollouts",
     "Prior",
     "ProblemDocument",
+    "RatesPilot",
     "ScoreModelChoice",
     "SinglePilot",
     "Strict",
@@ -31,6 +37,8 @@ __all__ = [
     "fields_of",
     "is_object",
     "one_of",
+    "pilot_form",
+    "rollouts_form",
     "unsigned",
 ]
 
@@ -71,7 +79,7 @@ class CellsPilot(Strict):
     cells: Annotated[list[Cell], Field(fail_fast=True, min_length=1)]
 
 
-def _rollouts_form(value: Any) -> str:
+def rollouts_form(value: Any) -> str:
     return "rollouts:each" if isinstance(value, list) else "rollouts:one"
 
 
@@ -81,7 +89,7 @@ class CountsPilot(Strict):
     num_rollouts: Annotated[
         Annotated[PilotRollouts, Tag("rollouts:one")]
         | Annotated[list[PilotRollouts], Field(fail_fast=True, min_length=1), Tag("rollouts:each")],
-        Discriminator(_rollouts_form),
+        Discriminator(rollouts_form),
     ]
     num_successes: Annotated[
         list[Annotated[int, Field(ge=0, le=MAX_PILOT_ROLLOUTS)]], Field(fail_fast=True, min_length=1)
@@ -111,6 +119,12 @@ class GroupsPilot(Strict):
     groups: Annotated[dict[GroupName, CellsPilot], Field(min_length=1, max_length=MAX_GROUPS)]
 
 
+class PilotReference(Strict):
+    """A pilot that was uploaded, by its id."""
+
+    id: Annotated[str, Field(pattern="^pilot_[0-9a-f]{32}$")]
+
+
 def is_object(value: Any) -> bool:
     return isinstance(value, (dict, BaseModel))
 
@@ -125,8 +139,13 @@ def _single_pilot_form(value: Any) -> str:
     return "pilot:cells" if "cells" in fields else "pilot:rates" if "pass_rates" in fields else "pilot:counts"
 
 
+def pilot_form(value: Any) -> str:
+    """The form of a pilot that may be an uploaded one."""
+    return "pilot:id" if "id" in fields_of(value) else _single_pilot_form(value)
+
+
 def _pilot_form(value: Any) -> str:
-    return "pilot:groups" if "groups" in fields_of(value) else _single_pilot_form(value)
+    return "pilot:groups" if "groups" in fields_of(value) else pilot_form(value)
 
 
 SinglePilot = Annotated[
@@ -139,7 +158,8 @@ Pilot = Annotated[
     Annotated[CellsPilot, Tag("pilot:cells")]
     | Annotated[CountsPilot, Tag("pilot:counts")]
     | Annotated[RatesPilot, Tag("pilot:rates")]
-    | Annotated[GroupsPilot, Tag("pilot:groups")],
+    | Annotated[GroupsPilot, Tag("pilot:groups")]
+    | Annotated[PilotReference, Tag("pilot:id")],
     Discriminator(_pilot_form),
 ]
 
@@ -259,7 +279,8 @@ class Table(Strict):
 #: Members of unions: pydantic puts them into error paths, where the document has nothing.
 TAGS = frozenset(
     {
-        *("pilot:cells", "pilot:counts", "pilot:rates", "pilot:groups", "rollouts:one", "rollouts:each"),
+        *("pilot:cells", "pilot:counts", "pilot:rates", "pilot:groups", "pilot:id"),
+        *("rollouts:one", "rollouts:each", "window:cells", "window:counts"),
         *("current:name", "current:gamma", "current:table"),
         *("estimator:name", "estimator:trainer", "estimator:family", "estimator:table"),
         *("parameter:text", "parameter:integer", "parameter:number"),
@@ -292,3 +313,4 @@ class ProblemDocument(Answer):
     status: int
     detail: str | None = None
     errors: Annotated[list[ProblemError], Field(max_length=20)] | None = None
+    expected_index: int | None = None

@@ -24,7 +24,15 @@ from rl2ml_core.objective.baselines import BASELINES
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS
 from rl2ml_core.objective.family import MAX_ROLLOUTS
 
-__all__ = ["RecommendationAnswer", "RecommendationRequest"]
+__all__ = [
+    "Budget",
+    "Current",
+    "Estimator",
+    "LearningRateAnswer",
+    "ObjectiveAnswer",
+    "RecommendationAnswer",
+    "RecommendationRequest",
+]
 
 
 class Budget(Strict):
@@ -159,7 +167,7 @@ class ObjectiveAnswer(Answer):
     update_scales: list[float]
     prior: PriorAnswer | None
     score_model: ScoreModelAnswer
-    population: PopulationAnswer
+    population: PopulationAnswer | None  # null in a run that has counted nothing yet
 
 
 class KappaAnswer(Answer):

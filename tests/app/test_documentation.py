@@ -12,6 +12,7 @@ import rl2ml_core as rl2ml
 from app.problems import PROBLEM_TYPES
 from app.schemas.estimators import AnalysisAnswer, AnalysisRequest, EstimatorsAnswer
 from app.schemas.recommendations import GroupAnswer, RecommendationAnswer
+from app.schemas.runs import RunRequest
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,10 +34,13 @@ def test_problem_types():
 def test_settings():
     rows = {name.strip("`"): default for name, default, _ in table("## Settings")}
     assert list(rows) == list(Settings.model_fields)
-    computed = {"pool_workers": "cores − 1", "root_path": "none", "access_log": "false"}
+    computed = {"pool_workers": "cores − 1", "root_path": "none"}
+    words = {None: "none", False: "false"}
     for name, field in Settings.model_fields.items():
         default = field.get_default()
-        shown = f"{default:,.12g}" if isinstance(default, (int, float)) and name != "port" else str(default)
+        shown = words.get(default) if default is None or default is False else str(default)
+        if shown != "false" and isinstance(default, (int, float)) and name != "port":
+            shown = f"{default:,.12g}"
         assert rows[name] == computed.get(name, shown), name
 
 
@@ -50,6 +54,7 @@ def test_fields_of_an_answer():
     [
         ("| field of a group |", GroupAnswer),
         ("| field of the request |", AnalysisRequest),
+        ("| field of a run |", RunRequest),
         ("| field of the analysis |", AnalysisAnswer),
     ],
 )

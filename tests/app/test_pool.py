@@ -17,6 +17,7 @@ from app.routes.recommendations import Recommendations
 from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
 from app.solving import Question
+from app.store import Store
 
 PATH = "/v1/recommendations"
 HANG = 60
@@ -167,7 +168,7 @@ def test_stopping_server_says_so(question):
         pool = Pool(settings)
         try:
             asked = Question.of(RecommendationRequest.model_validate(question), settings)
-            job = asyncio.create_task(Recommendations(settings, pool).of(asked))
+            job = asyncio.create_task(Recommendations(settings, pool, Store(settings)).of(asked))
             await asyncio.sleep(0.05)
             job.cancel()  # as the server does when its patience ends
             with pytest.raises(Problem) as stopped:
@@ -190,7 +191,7 @@ def test_the_same_heavy_question_is_solved_once(question):
             return function(*arguments)
 
     async def scenario() -> list[tuple[str, bytes]]:
-        recommendations = Recommendations(settings, Counting(settings))
+        recommendations = Recommendations(settings, Counting(settings), Store(settings))
         asked = Question.of(RecommendationRequest.model_validate(question), settings)
         return await asyncio.gather(*(recommendations.of(asked) for _ in range(4)))
 
@@ -201,16 +202,16 @@ def test_the_same_heavy_question_is_solved_once(question):
 
 def test_answers_are_kept_within_a_number_of_bytes(question):
     settings = Settings(cache_bytes=10_000)
-    recommendations = Recommendations(settings, Pool(settings))
+    recommendations = Recommendations(settings, Pool(settings), Store(settings))
 
-    async def scenario() -> list[str]:
+    async def scenario() -> list[bytes | None]:
         found = []
         for seed in range(4):
             request = RecommendationRequest.model_validate(question | {"uncertainty": {"seed": seed}})
             found.append((await recommendations.of(Question.of(request, settings)))[0])
-        return found
+        return [await recommendations.get(identity) for identity in found]
 
-    kept = [recommendations.get(identity) for identity in run(scenario())]
+    kept = run(scenario())
     assert kept[0] is None  # about 5 kB each
     assert kept[-1] is not None
     assert sum(len(body) for body in kept if body) <= 10_000

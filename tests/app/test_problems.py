@@ -34,7 +34,9 @@ def with_raw(place: str, raw: str) -> str:
 
 
 def test_published_types():
-    assert {status for status, _ in PROBLEM_TYPES.values()} == {400, 404, 405, 413, 415, 422, 500, 503}
+    assert {status for status, _ in PROBLEM_TYPES.values()} == {
+        *(400, 401, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503, 507)
+    }
     assert all(title and title.isascii() for _, title in PROBLEM_TYPES.values())
 
 
@@ -497,8 +499,10 @@ def test_known_answer_of_readiness_is_the_maximum():
 
 
 def test_not_ready_when_the_known_answer_is_another(client_with, refused, monkeypatch):
-    client = client_with()
+    client = client_with(pool_workers=1)
     assert client.get("/readyz").json()["status"] == "ready"
+    monkeypatch.setattr("app.routes.health._COUNTS", 0.0)
+    client.app.state.readiness._until = 0.0
     monkeypatch.setattr("app.routes.health.SELF_SOLVE_GAMMA", 1.0)
     refused(client.get("/readyz"), "not-ready")
     assert client.get("/healthz").json() == {"status": "ok"}

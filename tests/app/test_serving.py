@@ -58,7 +58,9 @@ def test_port_zero_is_a_free_one_and_interrupt_is_a_stop_too(serve):
         assert quiet.stop(signal.SIGINT) == (0, "", "")
         code, out, err = talking.stop()
     assert code == 0
-    assert "GET /healthz" in out + err
+    assert out == ""
+    (line,) = [json.loads(line) for line in err.splitlines()]
+    assert (line["event"], line["method"], line["path"], line["status"]) == ("request", "GET", "/healthz", 200)
 
 
 def head_of_a_post(framing: str) -> bytes:
@@ -301,6 +303,26 @@ ANALYSES = {
     "a list as a parameter": f'{{"estimator":{{"name":"grpo","parameters":{{"std":{many("0")}}}}}}}',
 }
 
+RUNS = {
+    "a list as a setting": HEAD.replace('"pilot":', '"controller":') + f'{{"half_life":{many("0")}}}}}',
+    "names of settings": HEAD.replace('"pilot":', '"controller":') + f"{{{names(540_000)}}}}}",
+    "a long name of a pilot": HEAD + f'{{"id":"{"a" * (LIMIT - 1_000)}"}}}}',
+}
+
+WINDOWS = {
+    "cells of nothing": f'{{"cells":{many("{}")}}}',
+    "cells of numbers": f'{{"cells":{many("0")}}}',
+    "counts of text": f'{{"num_rollouts":8,"num_successes":{many(chr(34) * 2)}}}',
+    "counts, last one bad": f'{{"num_rollouts":8,"num_successes":{many("1")[:-1]},9]}}',
+    "rollouts of booleans": f'{{"num_successes":[1],"num_rollouts":{many("true")}}}',
+    "large numbers": f'{{"num_rollouts":8,"num_successes":{many("99999999999999999999")}}}',
+    "names": f"{{{names(540_000)}}}",
+    "a list at the top": many("0"),
+    "more than the limit": many("0", LIMIT + 1000),
+}
+
+REWINDS = {"a list": f'{{"to_index":{many("0")}}}', "a long number": f'{{"to_index":{"9" * (LIMIT - 100)}}}'}
+
 
 def peak_megabytes(process: int) -> float:
     (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
@@ -312,10 +334,22 @@ def test_floods_are_refused_shortly_and_in_little_memory(serve, refused, questio
     with serve() as server:
         assert server.ask(json.dumps(question)).status_code == 200  # everything is loaded
         before = peak_megabytes(server.process.pid)
-        floods = [("/v1/recommendations", *flood) for flood in FLOODS.items()]
-        floods += [("/v1/estimators/analyses", *flood) for flood in ANALYSES.items()]
+        run = json.loads(
+            server.ask(json.dumps({"metric": "pass@8", "budget": {"num_rollouts": 4}}), "/v1/runs").content
+        )
+        windows = f"/v1/runs/{run['id']}/windows/0"
+        kinds = {
+            "/v1/recommendations": FLOODS,
+            "/v1/estimators/analyses": ANALYSES,
+            "/v1/runs": FLOODS | RUNS,
+            windows: WINDOWS,
+            f"/v1/runs/{run['id']}/rewinds": REWINDS,
+        }
+        floods = [(path, *flood) for path, kind in kinds.items() for flood in kind.items()]
         for path, name, body in floods:
-            response = server.ask(body, path)
+            method = "PUT" if path == windows else "POST"
+            headers = {"Content-Type": "application/json"}
+            response = server.http.request(method, path, content=body, headers=headers)
             content = refused(response, "invalid-request", "limit-exceeded", "malformed-json", "body-too-large")
             assert "aaaa" not in response.text, name
             malformed = dict.fromkeys(("rates of NaN", "a long number", "groups in groups"), 400)
@@ -323,6 +357,7 @@ def test_floods_are_refused_shortly_and_in_little_memory(serve, refused, questio
             # The peak never falls, so the first to exceed is the one named.
             grown = peak_megabytes(server.process.pid) - before
             assert grown <= 100, f"{name} took {grown:.0f} MB"
+        assert server.http.get(f"/v1/runs/{run['id']}").json()["index"] == 0
         assert server.ask(json.dumps(question)).status_code == 200
         assert server.stop() == (0, "", "")
 

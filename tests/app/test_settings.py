@@ -1,7 +1,9 @@
 """Settings come from the environment, and wrong ones say which."""
 
+from pathlib import Path
+
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from app.settings import Settings
 
@@ -38,10 +40,21 @@ def test_host_and_port_by_our_names(monkeypatch):
 VALUES = {
     "root_path": "/tools/rl2ml",
     "access_log": True,
+    "workers": 2,
+    "telemetry": True,
+    "allow_anonymous": True,
+    "key_seconds": 0.5,
+    "requests_per_second": 0,
+    "request_burst": 21,
+    "max_in_flight": 22,
+    "body_seconds": 0.5,
     "max_body_bytes": 1_000,
     "max_cells": 11,
     "max_prompts": 12,
+    "max_pilot_bytes": 23,
+    "max_pilot_rows": 24,
     "max_num_rollouts": 13,
+    "max_run_rollouts": 25,
     "max_work": 14,
     "max_gamma": 1.5,
     "max_bootstrap": 15,
@@ -52,6 +65,12 @@ VALUES = {
     "solve_seconds": 0.25,
     "cache_entries": 0,
     "cache_bytes": 0,
+    "data_folder": Path("/data"),
+    "database_url": SecretStr("postgresql://u:p@h/d"),
+    "store_threads": 26,
+    "store_seconds": 0.25,
+    "store_entries": 27,
+    "store_bytes": 28,
     "max_connections": 19,
     "graceful_seconds": 20,
 }
@@ -60,7 +79,8 @@ VALUES = {
 def test_every_setting_has_a_variable(monkeypatch):
     assert set(VALUES) == set(Settings.model_fields) - {"host", "port"}
     for name, value in VALUES.items():
-        monkeypatch.setenv(f"RL2ML_{name.upper()}", str(value))
+        shown = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        monkeypatch.setenv(f"RL2ML_{name.upper()}", shown)
     assert Settings().model_dump(exclude={"host", "port"}) == VALUES
 
 
@@ -83,6 +103,9 @@ def test_every_setting_has_a_variable(monkeypatch):
         ("inline_milliseconds", "-1"),
         ("inline_milliseconds", "nan"),
         ("solve_seconds", "0"),
+        ("store_seconds", "0"),
+        ("store_threads", "0"),
+        ("store_bytes", "-1"),
         ("solve_seconds", "nan"),
         ("cache_entries", "-1"),
         ("access_log", "perhaps"),

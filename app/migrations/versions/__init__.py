@@ -1,0 +1,1 @@
+"""One file per step; the newest is the schema in `app.tables`."""
