@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from rl2ml_core.errors import InvalidInput, InvalidTable
+from rl2ml_core.errors import InvalidInput, InvalidTable, UnknownLayout
 from rl2ml_core.pilot.rollouts import inspect_ai, lm_eval, plain, skyrl, tinker, trl, verifiers, verl
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, found, listed
 
@@ -52,7 +52,7 @@ def unknown(head: Head) -> InvalidTable:
     if head.kind == "empty":
         return InvalidTable("the file is empty")
     shown = found(head) or (f"; found a zip of {listed(head.members, 5)}" if head.members else "")
-    return InvalidTable(f"no known dump of rollouts{shown}. Known are {_known()}")
+    return UnknownLayout(f"no known dump of rollouts{shown}. Known are {_known()}")
 
 
 def unknown_files(files: Sequence[tuple[str, str]]) -> InvalidTable:

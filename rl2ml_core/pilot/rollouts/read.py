@@ -157,7 +157,7 @@ class _Reading:
             try:
                 self.plans.append(plan_file(self.engine, path, named=named, format=chosen))
             except InvalidTable as error:
-                self._refuse(path, InvalidTable(f"{path}: {error}", field=error.field))
+                self._refuse(path, type(error)(f"{path}: {error}", field=error.field))
             except InvalidInput as error:
                 raise InvalidInput(f"{path}: {error}", field=error.field) from None
             except OSError as error:
