@@ -82,7 +82,8 @@ def _read(path: str | Path, format: str | None, group: str | None) -> dict[str, 
             return {"": _saved(path, group)}
         return _histograms(_batches(path, format, group), group)
     except InvalidInput as error:
-        raise type(error)(f"{name}: {error}", field=error.field) from None
+        kind = type(error) if isinstance(error, InvalidTable) else InvalidTable
+        raise kind(f"{name}: {error}", field=error.field) from None
     except UnicodeDecodeError:
         raise InvalidTable(f"{name}: not UTF-8 text; expected csv, tsv or jsonl (parquet ends in .parquet)") from None
 

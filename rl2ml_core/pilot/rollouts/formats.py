@@ -1,5 +1,6 @@
 """The formats there are, and which of them a file is."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -51,6 +52,10 @@ def unknown(head: Head) -> InvalidTable:
     """What to say of a file of no known format."""
     if head.kind == "empty":
         return InvalidTable("the file is empty")
+    if head.kind == "json" and head.text.lstrip().startswith("["):
+        return UnknownLayout(
+            f"a JSON array; expected one object per line, as jq -c '.[]' {os.path.basename(head.path)} prints them"
+        )
     shown = found(head) or (f"; found a zip of {listed(head.members, 5)}" if head.members else "")
     return UnknownLayout(f"no known dump of rollouts{shown}. Known are {_known()}")
 

@@ -68,8 +68,8 @@ def read_rollouts(
         engine: "duckdb", in this process; or "ray", which has Ray Data aggregate the files on the running cluster
             (`RAY_ADDRESS`, or where Ray is initialized), else on this machine's cores, and merges here. The result is
             the same. Paths must be on storage that all nodes share; a file is one task, however large.
-        memory_limit: of DuckDB, such as "2GB", in every process; more is spilled to `temp_directory`. None is 750 MB,
-            with which the whole process takes less than 1 GB.
+        memory_limit: of the process, such as "2GB", and of every worker; more is spilled to `temp_directory`. None is
+            1 GB.
         threads: None takes the cores, as many as the memory is enough for (128 MB each).
         temp_directory: for what does not fit into memory; None takes the system's.
         cache: a folder that keeps what each file amounts to, so that an interrupted read resumes.
