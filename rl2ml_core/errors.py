@@ -3,12 +3,13 @@
 RL2MLError
 ├── InvalidInput (also a ValueError)     a value the mathematics has no meaning for: "got …, expected …"
 │   └── InvalidTable                     a pilot file or rows that cannot be read as counts, with file and row
+│       └── UnknownLayout                its columns or fields are of no kind that is known
 └── MissingExtra (also an ImportError)   an optional dependency; the message holds the pip command that helps
 
 Expected outcomes (a flat criterion, an answer at a bound) are never exceptions: see `Recommendation.status`.
 """
 
-__all__ = ["InvalidInput", "InvalidTable", "MissingExtra", "RL2MLError"]
+__all__ = ["InvalidInput", "InvalidTable", "MissingExtra", "RL2MLError", "UnknownLayout"]
 
 
 class RL2MLError(Exception):
@@ -30,6 +31,10 @@ class InvalidInput(RL2MLError, ValueError):
 
 class InvalidTable(InvalidInput):
     """A pilot table that cannot be read as success counts."""
+
+
+class UnknownLayout(InvalidTable):
+    """A table or dump whose columns or fields are of no kind that is known: it may be of another."""
 
 
 class MissingExtra(RL2MLError, ImportError):

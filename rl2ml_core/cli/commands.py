@@ -160,6 +160,9 @@ def pilot(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out files and rows that cannot be read, and say so.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="duckdb, in this process; ray, on the cluster at RAY_ADDRESS or on this machine.")
+    ] = "duckdb",
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Most memory to use, such as 2GB.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder in which files read are remembered: a second run takes up from there.")
@@ -185,6 +188,7 @@ def pilot(
                 score=score,
                 merge_steps=merge_steps,
                 on_error="skip" if skip_bad else "raise",
+                engine=engine,
                 memory_limit=memory,
                 cache=cache,
                 progress=bar,

@@ -13,6 +13,7 @@ from rich.text import Text
 import rl2ml_core as rl2ml
 from rl2ml_core.cli.console import progress
 from rl2ml_core.cli.layout import fields, marked, table
+from rl2ml_core.errors import UnknownLayout
 from rl2ml_core.pilot.rollouts import Step
 
 __all__ = ["findings_text", "pilot_of", "reading", "rollouts_text"]
@@ -56,7 +57,7 @@ def pilot_of(
             found = rl2ml.read_rollouts(paths, format=kind, success=success, steps=steps, progress=bar)
     except rl2ml.InvalidTable as error:
         # What is no dump either, or is a table with a mistake in it, was refused as a table.
-        if refused is not None and ("no known dump" in str(error) or "expected columns" not in str(refused)):
+        if refused is not None and (isinstance(error, UnknownLayout) or not isinstance(refused, UnknownLayout)):
             raise refused from None
         raise
     except rl2ml.MissingExtra:

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from rl2ml_core.errors import InvalidInput, InvalidTable, MissingExtra
+from rl2ml_core.errors import InvalidInput, InvalidTable, MissingExtra, UnknownLayout
 from rl2ml_core.pilot.histogram import PilotHistogram
 
 __all__ = ["FORMATS", "LONGEST_GROUP", "MAX_GROUPS", "read_pilot", "read_pilot_groups"]
@@ -82,7 +82,8 @@ def _read(path: str | Path, format: str | None, group: str | None) -> dict[str, 
             return {"": _saved(path, group)}
         return _histograms(_batches(path, format, group), group)
     except InvalidInput as error:
-        raise InvalidTable(f"{name}: {error}", field=error.field) from None
+        kind = type(error) if isinstance(error, InvalidTable) else InvalidTable
+        raise kind(f"{name}: {error}", field=error.field) from None
     except UnicodeDecodeError:
         raise InvalidTable(f"{name}: not UTF-8 text; expected csv, tsv or jsonl (parquet ends in .parquet)") from None
 
@@ -239,7 +240,7 @@ def _wanted(columns: list[str], group: str | None) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*_COUNTS, *optional, *also)))
     if all(name in columns for name in _ROLLOUTS):
         return tuple(dict.fromkeys((*_ROLLOUTS, *also)))
-    raise InvalidTable(
+    raise UnknownLayout(
         "expected columns num_successes and num_rollouts (one row per prompt), or prompt_id and reward "
         f"(one row per rollout); found {shown}"
     )

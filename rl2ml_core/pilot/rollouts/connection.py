@@ -12,8 +12,10 @@ from rl2ml_core.pilot.rollouts.sql import literal
 
 __all__ = ["DEFAULT_MEMORY", "LONGEST_RECORD", "USUAL_RECORD", "connect", "translated"]
 
-#: With it the whole process stays below 1 GB; the groups of four million prompts fit, more spill to disk.
-DEFAULT_MEMORY = "750MB"
+#: The groups of four million prompts fit, more spill to disk.
+DEFAULT_MEMORY = "1GB"
+#: What the process takes beside DuckDB's own memory; bytes.
+_BESIDES = 250_000_000
 #: Buffers of JSON hold twice the longest record they are made for, one per thread. Files with longer records than usual
 #: are read by one thread.
 USUAL_RECORD, LONGEST_RECORD = 1 << 24, MAX_RECORD_BYTES // 2
@@ -25,7 +27,7 @@ def connect(memory_limit: str, threads: int | None, temp_directory: str) -> Any:
     """A connection to a database of its own in memory.
 
     Args:
-        memory_limit: such as "2GB".
+        memory_limit: such as "2GB"; of the process, so that DuckDB gets less.
         threads: None takes the cores, as many as the memory is enough for.
         temp_directory: for what does not fit.
 
@@ -44,9 +46,11 @@ def connect(memory_limit: str, threads: int | None, temp_directory: str) -> Any:
     try:
         connection.execute(f"SET memory_limit = {literal(str(memory_limit))}")
         connection.execute(f"SET temp_directory = {literal(temp_directory)}")
+        size, unit = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0].split()
+        memory = float(size) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit)
+        memory = max(memory - _BESIDES, memory / 2)
+        connection.execute(f"SET memory_limit = '{memory:.0f}B'")
         if threads is None:
-            size, unit = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0].split()
-            memory = float(size) * 1024 ** ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB").index(unit)
             cores = connection.execute("SELECT current_setting('threads')").fetchall()[0][0]
             threads = max(1, min(cores, int(memory / _PER_THREAD)))
         connection.execute(f"SET threads = {threads}")

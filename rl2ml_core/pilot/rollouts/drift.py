@@ -46,7 +46,7 @@ def drift(engine: Engine) -> Drift | None:
     Its variance is the clustered one, Σ_g (Σ_{u in g} x_u e_u)² / (Σ x²)², times G/(G − 2); visits to one prompt go
     together, and prompts are as different as they are.
     """
-    visits = _VISITS.format(visits=engine.counted("step", "prompt"))
+    visits = _VISITS.format(visits=engine.partials.counted("step", "prompt"))
     ((count, low, high, x_mean, r_mean, spread),) = engine.rows(
         f"SELECT count(*), min(x), max(x), avg(x), avg(r), var_pop(x) * count(*) FROM ({visits})"
     )

@@ -1,8 +1,4 @@
-"""DuckDB: one statement per batch of files, partial aggregates that merge exactly, memory within a limit.
-
-Everything that is kept is counts per (step, prompt, …): the order of files and rows, the size of batches and the number
-of threads cannot show in the result.
-"""
+"""DuckDB: one statement per batch of files gives its partial aggregate, memory within a limit."""
 
 import os
 import shutil
@@ -15,15 +11,14 @@ from itertools import islice
 from typing import Any, Self
 
 from rl2ml_core.errors import InvalidTable
-from rl2ml_core.pilot.rollouts.aggregate import INDEX, KEYS, MOST_REJECTS, aggregate_sql, flat_tally_sql, source_sql
+from rl2ml_core.pilot.rollouts.aggregate import INDEX, MOST_REJECTS, aggregate_sql, flat_tally_sql, source_sql
 from rl2ml_core.pilot.rollouts.connection import DEFAULT_MEMORY, LONGEST_RECORD, USUAL_RECORD, connect, translated
 from rl2ml_core.pilot.rollouts.format import Head, Options, Scan
-from rl2ml_core.pilot.rollouts.sql import identifier, literal
+from rl2ml_core.pilot.rollouts.partials import Partials
+from rl2ml_core.pilot.rollouts.sql import identifier
 
 __all__ = ["SMALL", "Engine", "Tally"]
 
-#: Partial aggregates of one size are merged when there are so many: each row is rewritten a few times in all.
-_PARTS = 8
 _DOCUMENTS_AT_ONCE = 1024
 #: Files up to it are read together with a number beside each row; bytes.
 SMALL = 1 << 25
@@ -53,8 +48,7 @@ class Engine:
         except BaseException:
             self.close()
             raise
-        self._parts: list[tuple[int, str, tuple[str, ...]]] = []  # level, table, its keys
-        self._made = 0
+        self.partials = Partials(self._run, self.rows)
         self._long: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -80,7 +74,7 @@ class Engine:
     def aggregate(
         self, scan: Scan, paths: Sequence[str], tick: Callable[[float], object] | None = None
     ) -> tuple[str, list[Tally]]:
-        """Files of one scan into a partial aggregate of their own, which `keep` adds to what was read.
+        """Files of one scan into a partial aggregate of their own, which `partials.keep` adds to what was read.
 
         Args:
             scan: of all of them.
@@ -96,7 +90,7 @@ class Engine:
         many = len(paths) > 1
         # Shards of one table share their prompts: with their files beside them groups would be as many as rows.
         together = many and scan.flat and sum(map(os.path.getsize, paths)) > SMALL
-        table = self._name()
+        table = self.partials.new_name()
         rejects = self.options.skip_errors and scan.kind in ("csv", "tsv")
         source = self.source(scan, paths, rejects=rejects)
         statement = aggregate_sql(scan, source, self.options, by_file=many and not together)
@@ -106,7 +100,7 @@ class Engine:
             if rejects:
                 self._count_rejects(table, [os.path.abspath(path) for path in paths])
         except InvalidTable as error:
-            self.drop(table)
+            self.partials.drop(table)
             path = os.path.abspath(paths[0])
             if many or "maximum_object_size" not in str(error) or path in self._long:
                 raise
@@ -115,11 +109,18 @@ class Engine:
                 return self.aggregate(scan, paths, tick)
         finally:
             if rejects:
-                self.drop("rl2ml_rejects")
-                self.drop("rl2ml_rejected_files")
+                self.partials.drop("rl2ml_rejects")
+                self.partials.drop("rl2ml_rejected_files")
         if together:
             return table, self._tallies(flat_tally_sql(scan, source, self.options), len(paths))
         return table, self.tallies(table, len(paths))
+
+    def receive(self, part: bytes) -> str:
+        """The table of a partial aggregate that another process saved to a file of these bytes."""
+        with tempfile.NamedTemporaryFile(suffix=".parquet") as file:
+            file.write(part)
+            file.flush()
+            return self.partials.load(file.name)
 
     def _count_rejects(self, table: str, paths: list[str]) -> None:
         """Adds the rows that csv's reader left out to a partial aggregate, which does not have them."""
@@ -153,73 +154,7 @@ class Engine:
             found[index][skip] = tuple(numbers)
         return found
 
-    def keep(self, table: str) -> None:
-        """Adds a partial aggregate to what was read."""
-        columns = [row[0] for row in self.rows(f"SELECT column_name FROM (DESCRIBE {table})")]
-        self._parts.append((0, table, tuple(name for name in KEYS if name in columns)))
-        while True:
-            level = self._parts[-1][0]
-            same = [part for part in self._parts if part[0] == level]
-            if len(same) < _PARTS:
-                return
-            self._merge(same, level + 1)
-
-    def export_part(self, table: str, path: str) -> None:
-        """Writes a partial aggregate to a parquet file."""
-        self._run(f"COPY {table} TO {literal(path)} (FORMAT parquet)")
-
-    def import_part(self, path: str) -> str:
-        """A partial aggregate from such a file; InvalidTable where it is none."""
-        table = self._name()
-        columns = "* REPLACE (CAST(skip AS rl2ml_reason) AS skip)"
-        self._run(f"CREATE TEMP TABLE {table} AS SELECT {columns} FROM read_parquet({literal(path)})")
-        return table
-
-    def drop(self, table: str) -> None:
-        self._run(f"DROP TABLE IF EXISTS {table}")
-
-    def _merge(self, parts: list[tuple[int, str, tuple[str, ...]]], level: int) -> None:
-        keys = tuple(name for name in KEYS if any(name in part[2] for part in parts))
-        table = self._name()
-        both = ", ".join(keys)
-        sums = "CAST(sum(n) AS BIGINT) AS n, CAST(sum(k) AS BIGINT) AS k"
-        self._run(f"CREATE TEMP TABLE {table} AS SELECT {both}, {sums} FROM {self._union(parts, keys)} GROUP BY {both}")
-        for part in parts:
-            self.drop(part[1])
-            self._parts.remove(part)
-        self._parts.append((level, table, keys))
-
-    def _union(self, parts: list[tuple[int, str, tuple[str, ...]]], keys: tuple[str, ...]) -> str:
-        selects = []
-        for level, table, present in parts:
-            columns = [name if name in present else f"CAST(NULL AS {KEYS[name]}) AS {name}" for name in keys]
-            # Only what was just read has rows that are left out.
-            counted = "" if level else " WHERE skip IS NULL"
-            selects.append(f"SELECT {', '.join(columns)}, n, k FROM {table}{counted}")
-        return f"({' UNION ALL '.join(selects)})"
-
-    # --- what was read ------------------------------------------------------------------------------------------------
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The keys that any of the parts has."""
-        return tuple(name for name in KEYS if any(name in part[2] for part in self._parts))
-
-    def counted(self, *keys: str) -> str:
-        """For FROM: num_rollouts and num_successes by some of the keys, summed over everything that was read."""
-        present = tuple(name for name in keys if name in self.keys)
-        absent = [f"CAST(NULL AS {KEYS[name]}) AS {name}" for name in keys if name not in present]
-        both = ", ".join(present)
-        named = ", ".join([*present, *absent])
-        if len(self._parts) == 1 and set(self._parts[0][2]) == set(present) and self._single():
-            return f"(SELECT {named}, n AS num_rollouts, k AS num_successes FROM {self._union(self._parts, present)})"
-        sums = "CAST(sum(n) AS BIGINT) AS num_rollouts, CAST(sum(k) AS BIGINT) AS num_successes"
-        return f"(SELECT {named}, {sums} FROM {self._union(self._parts, present)} GROUP BY {both})"
-
-    def _single(self) -> bool:
-        """Whether the only part has one row per key: it was read from one file, or merged."""
-        level, table, _ = self._parts[0]
-        return bool(level) or not self.rows(f"SELECT 1 FROM (DESCRIBE {table}) WHERE column_name = 'file'")
+    # --- looking ------------------------------------------------------------------------------------------------------
 
     def rows(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The result of a statement."""
@@ -286,10 +221,6 @@ class Engine:
             self._run("SET preserve_insertion_order = false")
 
     # --- running ------------------------------------------------------------------------------------------------------
-
-    def _name(self) -> str:
-        self._made += 1
-        return f"rl2ml_part_{self._made}"
 
     def _run(self, statement: str, tick: Callable[[float], object] | None = None) -> None:
         with translated():

@@ -203,6 +203,8 @@ def _text(path: str, compression: str, content: bytes, ended: bool) -> Head:
     except (csv.Error, StopIteration) as error:
         raise InvalidTable(f"line 1 is no header of {kind}: {error}") from None
     fields = tuple(field.strip() for field in header)
+    if len(fields) == 1 and ";" in first:
+        raise InvalidTable(f"columns are separated by semicolons; expected commas or tabs: {first.strip()[:80]!r}")
     if len({field.lower() for field in fields}) < len(fields):  # as SQL compares names
         raise InvalidTable(f"the header names a column twice: {first.strip()[:80]!r}")
     if not first.isprintable() and not first.replace("\t", "").strip().isprintable():

@@ -152,9 +152,9 @@ def _scores(read: Read) -> list[Diagnostic]:
 def _identity(read: Read) -> list[Diagnostic]:
     engine = read.engine
     found = []
-    if "prompt_id" in engine.keys:
+    if "prompt_id" in engine.partials.keys:
         # One row per pair already; ids of different files have nothing to do with each other.
-        pairs = f"{engine.counted('prompt', 'prompt_id')} WHERE prompt_id IS NOT NULL"
+        pairs = f"{engine.partials.counted('prompt', 'prompt_id')} WHERE prompt_id IS NOT NULL"
         by_id = f"SELECT prompt_id AS a, count(*) AS c FROM {pairs} GROUP BY prompt_id HAVING count(*) > 1"
         by_file = f"prompt, prompt_id // {FILE_HALF}"
         by_prompt = f"SELECT prompt AS a, count(*) AS c FROM {pairs} GROUP BY {by_file} HAVING count(*) > 1"
@@ -199,10 +199,10 @@ def _id_example(read: Read, key: int) -> str:
 def _groups(read: Read) -> list[Diagnostic]:
     """Of groups, where a prompt of the pilot is several: then its histogram does not show them."""
     engine = read.engine
-    keys = [name for name in ("step", "prompt", "sample") if name in engine.keys]
+    keys = [name for name in ("step", "prompt", "sample") if name in engine.partials.keys]
     if "sample" not in keys and not (read.merge_steps and "step" in keys):
         return []
-    groups = PilotHistogram.from_cells(engine.rows(CELLS.format(prompts=engine.counted(*keys))))
+    groups = PilotHistogram.from_cells(engine.rows(CELLS.format(prompts=engine.partials.counted(*keys))))
     if groups == read.pilot:
         return []
     found = []

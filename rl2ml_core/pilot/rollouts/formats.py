@@ -1,9 +1,10 @@
 """The formats there are, and which of them a file is."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from rl2ml_core.errors import InvalidInput, InvalidTable
+from rl2ml_core.errors import InvalidInput, InvalidTable, UnknownLayout
 from rl2ml_core.pilot.rollouts import inspect_ai, lm_eval, plain, skyrl, tinker, trl, verifiers, verl
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, found, listed
 
@@ -51,8 +52,12 @@ def unknown(head: Head) -> InvalidTable:
     """What to say of a file of no known format."""
     if head.kind == "empty":
         return InvalidTable("the file is empty")
+    if head.kind == "json" and head.text.lstrip().startswith("["):
+        return UnknownLayout(
+            f"a JSON array; expected one object per line, as jq -c '.[]' {os.path.basename(head.path)} prints them"
+        )
     shown = found(head) or (f"; found a zip of {listed(head.members, 5)}" if head.members else "")
-    return InvalidTable(f"no known dump of rollouts{shown}. Known are {_known()}")
+    return UnknownLayout(f"no known dump of rollouts{shown}. Known are {_known()}")
 
 
 def unknown_files(files: Sequence[tuple[str, str]]) -> InvalidTable:

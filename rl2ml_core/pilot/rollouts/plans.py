@@ -1,6 +1,7 @@
 """What is to be read how: files with their formats, in batches."""
 
 import hashlib
+import math
 import os
 import re
 from collections import defaultdict
@@ -17,9 +18,9 @@ from rl2ml_core.pilot.rollouts.files import read_head
 from rl2ml_core.pilot.rollouts.format import Format, Head, Options, Scan
 from rl2ml_core.pilot.rollouts.formats import detect, unknown
 
-__all__ = ["Plan", "batches", "plan_file", "same_content"]
+__all__ = ["BATCH_BYTES", "Plan", "batches", "plan_file", "same_content"]
 
-_BATCH_BYTES, _BATCH_FILES = 1 << 27, 512
+BATCH_BYTES, _BATCH_FILES = 1 << 27, 512
 #: A folder that says the step of all rows in it, as tables that are partitioned by step have them.
 _STEP_FOLDER = re.compile("/step=([0-9]+)/")
 #: DuckDB's own columns that tell the files of a batch apart: where data has them, its files are read one by one.
@@ -124,8 +125,13 @@ def _overridden(scan: Scan, head: Head, options: Options) -> Scan:
     return replace(scan, **changes, columns=tuple(sorted(types.items())) if head.kind == "jsonl" else scan.columns)
 
 
-def batches(plans: Iterable[Plan]) -> Iterator[list[Plan]]:
-    """Plans that are read together: small files of one scan."""
+def batches(plans: Iterable[Plan], *, most_flat: float = math.inf) -> Iterator[list[Plan]]:
+    """Plans that are read together: small files of one scan, and all of tables whose rows are rollouts as they are.
+
+    Args:
+        plans: of all files.
+        most_flat: bytes from which on a batch of such tables is full.
+    """
     alike: defaultdict[Scan | None, list[Plan]] = defaultdict(list)
     for plan in plans:
         if plan.scan is None:
@@ -136,9 +142,8 @@ def batches(plans: Iterable[Plan]) -> Iterator[list[Plan]]:
             continue
         batch = alike[plan.scan]
         batch.append(plan)
-        if plan.scan.flat:
-            continue
-        if len(batch) >= _BATCH_FILES or sum(one.size for one in batch) >= _BATCH_BYTES:
+        size = sum(one.size for one in batch)
+        if size >= most_flat if plan.scan.flat else len(batch) >= _BATCH_FILES or size >= BATCH_BYTES:
             yield alike.pop(plan.scan)
     yield from alike.values()
 

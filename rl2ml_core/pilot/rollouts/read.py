@@ -1,9 +1,10 @@
 """Reading rollouts: from paths and options to a pilot."""
 
+import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from rl2ml_core.checks import choice, integer
 from rl2ml_core.errors import InvalidInput, InvalidTable
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.rollouts import findings
+from rl2ml_core.pilot.rollouts.cluster import Cluster
 from rl2ml_core.pilot.rollouts.engine import Engine, Tally
 from rl2ml_core.pilot.rollouts.files import expand
 from rl2ml_core.pilot.rollouts.format import BAD, Format, Options, Scan
 from rl2ml_core.pilot.rollouts.formats import named_format, unknown_files
-from rl2ml_core.pilot.rollouts.plans import Plan, batches, plan_file, same_content
+from rl2ml_core.pilot.rollouts.plans import BATCH_BYTES, Plan, batches, plan_file, same_content
 from rl2ml_core.pilot.rollouts.result import FileReport, Rollouts, Step
 from rl2ml_core.pilot.rollouts.sql import CELLS, PER_STEP
 from rl2ml_core.pilot.rollouts.store import Store
@@ -26,6 +28,7 @@ from rl2ml_core.pilot.rollouts.trouble import bad_row, needs_rule, unreadable
 __all__ = ["read_rollouts"]
 
 _ON_ERROR = ("raise", "skip")
+_ENGINES = ("duckdb", "ray")
 
 
 def read_rollouts(
@@ -41,6 +44,7 @@ def read_rollouts(
     score: str | None = None,
     merge_steps: bool = False,
     on_error: str = "raise",
+    engine: str = "duckdb",
     memory_limit: str | None = None,
     threads: int | None = None,
     temp_directory: str | os.PathLike[str] | None = None,
@@ -61,8 +65,11 @@ def read_rollouts(
             counts, where a dump has several.
         merge_steps: put a prompt's rollouts of all steps together. Else each (step, prompt) is a prompt of its own.
         on_error: "raise", or "skip" to leave out unreadable files and rows and report them.
-        memory_limit: of the engine, such as "2GB"; more is spilled to `temp_directory`. None is 750 MB, with
-            which the whole process takes less than 1 GB.
+        engine: "duckdb", in this process; or "ray", which has Ray Data aggregate the files on the running cluster
+            (`RAY_ADDRESS`, or where Ray is initialized), else on this machine's cores, and merges here. The result is
+            the same. Paths must be on storage that all nodes share; a file is one task, however large.
+        memory_limit: of the process, such as "2GB", and of every worker; more is spilled to `temp_directory`. None is
+            1 GB.
         threads: None takes the cores, as many as the memory is enough for (128 MB each).
         temp_directory: for what does not fit into memory; None takes the system's.
         cache: a folder that keeps what each file amounts to, so that an interrupted read resumes.
@@ -71,9 +78,10 @@ def read_rollouts(
     Raises:
         InvalidTable: a file or a row that cannot be read, or scores that need a rule; the file and the row are named.
         InvalidInput: an option that has no meaning, or nothing found.
-        MissingExtra: DuckDB or pyarrow is not installed.
+        MissingExtra: DuckDB or pyarrow is not installed, or Ray.
         OSError: a file cannot be opened.
     """
+    choice(engine, "engine", _ENGINES)
     chosen = named_format(format)
     choice(on_error, "on_error", _ON_ERROR)
     options = Options(
@@ -90,10 +98,15 @@ def read_rollouts(
         threads = integer(threads, "threads", minimum=1, maximum=1024)
     files = expand(paths)
     temp = None if temp_directory is None else os.path.abspath(temp_directory)
-    with Engine(options, memory_limit=memory_limit, threads=threads, temp_directory=temp) as engine:
-        reading = _Reading(engine, None if cache is None else Store(Path(cache)), progress)
+    cluster = Cluster(options, memory_limit=memory_limit, threads=threads) if engine == "ray" else None
+    with Engine(options, memory_limit=memory_limit, threads=threads, temp_directory=temp) as here:
+        reading = _Reading(here, None if cache is None else Store(Path(cache)), progress)
         reading.plan(files, chosen)
-        reading.read()
+        if cluster is None:
+            reading.read()
+        else:
+            with cluster:
+                reading.read_on(cluster)
         return reading.result(merge_steps)
 
 
@@ -144,7 +157,7 @@ class _Reading:
             try:
                 self.plans.append(plan_file(self.engine, path, named=named, format=chosen))
             except InvalidTable as error:
-                self._refuse(path, InvalidTable(f"{path}: {error}", field=error.field))
+                self._refuse(path, type(error)(f"{path}: {error}", field=error.field))
             except InvalidInput as error:
                 raise InvalidInput(f"{path}: {error}", field=error.field) from None
             except OSError as error:
@@ -167,11 +180,25 @@ class _Reading:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def read(self) -> None:
+        for batch in self._batches(math.inf):
+            self._read(batch)
+            self._advance(sum(one.size for one in batch))
+
+    def read_on(self, cluster: Cluster) -> None:
+        """The same, on other processes."""
+        todo = list(self._batches(BATCH_BYTES))
+        for batch, found in zip(todo, cluster.aggregates(todo), strict=True) if todo else ():
+            if found is None:
+                self._read(batch)  # which says what is wrong, or has more memory
+            else:
+                part, tallies = found
+                self._take(batch, self.engine.receive(part), tallies)
+            self._advance(sum(one.size for one in batch))
+
+    def _batches(self, most_flat: float) -> Iterator[list[Plan]]:
         rest = self._cached() if self.store else self.plans
-        for batch in batches(rest):
-            for group in [[one] for one in batch] if self.store else [batch]:
-                self._read(group)
-                self._advance(sum(one.size for one in group))
+        for batch in batches(rest, most_flat=most_flat):
+            yield from [[one] for one in batch] if self.store else [batch]
 
     def _cached(self) -> list[Plan]:
         """Takes what the cache has; the rest is to be read."""
@@ -218,6 +245,9 @@ class _Reading:
                 raise located from None
             self.errors[batch[0].path] = str(located).removeprefix(f"{batch[0].path}: ")
             return
+        self._take(batch, table, tallies)
+
+    def _take(self, batch: list[Plan], table: str, tallies: list[Tally]) -> None:
         if self.store:
             self.store.save(self.engine, batch[0], table)
         self._accept(batch, table, tallies)
@@ -231,7 +261,7 @@ class _Reading:
             if self.engine.options.success is None and tally.get(None, (0,) * 6)[3]:
                 raise needs_rule(self.engine, plan.scan, plan.path)
             self.tallies[plan.path] = tally
-        self.engine.keep(table)
+        self.engine.partials.keep(table)
 
     # --- the result ---------------------------------------------------------------------------------------------------
 
@@ -240,13 +270,13 @@ class _Reading:
         if not any(one.used for one in reports):
             raise InvalidTable(f"no rollout is left to count in {_why_none(reports)}")
         engine = self.engine
-        by_step = "step" in engine.keys
+        by_step = "step" in engine.partials.keys
         unit = ("step", "prompt") if by_step and not merge_steps else ("prompt",)
-        cells = engine.rows(CELLS.format(prompts=engine.counted(*unit)))
+        cells = engine.rows(CELLS.format(prompts=engine.partials.counted(*unit)))
         pilot = PilotHistogram.from_cells(cells)
         steps = None
         if by_step:
-            per_step = engine.rows(PER_STEP.format(prompts=engine.counted("step", "prompt")) + " NULLS FIRST")
+            per_step = engine.rows(PER_STEP.format(prompts=engine.partials.counted("step", "prompt")) + " NULLS FIRST")
             steps = tuple(Step(one, int(prompts), int(n), int(k)) for one, prompts, n, k in per_step)
         rule = engine.options.success
         read = findings.Read(engine, self.plans, self.tallies, reports, pilot, steps, merge_steps)

@@ -38,7 +38,7 @@ class Store:
         try:
             if json.loads(seal.read_text()) != {"md5": _md5(rows)}:
                 return None
-            return engine.import_part(str(rows))
+            return engine.partials.load(str(rows))
         except (OSError, ValueError, InvalidTable):
             return None
 
@@ -48,7 +48,7 @@ class Store:
         handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
         os.close(handle)
         try:
-            engine.export_part(table, name)
+            engine.partials.save(table, name)
             text = json.dumps({"md5": _md5(Path(name))})
             os.replace(name, rows)
             handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")

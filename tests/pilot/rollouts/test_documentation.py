@@ -1,7 +1,10 @@
-"""docs/rollouts.md: its statement is the published one, its formats and codes those there are."""
+"""docs/rollouts.md and the page of every tool: statement, formats and codes are those there are, output is printed."""
 
 import re
+import shlex
 from pathlib import Path
+
+import pytest
 
 from rl2ml_core.pilot.rollouts import FORMATS, sql
 
@@ -42,3 +45,29 @@ def test_every_format_has_its_row():
     assert set(FORMATS) == set(shown)
     section = TEXT.split("## Where each tool's dump lies")[1].split("## ")[0]
     assert all(title in section for title in shown.values())
+
+
+PAGES = sorted((ROOT / "docs" / "rollouts").glob("*.md"))
+
+
+def test_every_tool_has_a_page():
+    linked = set(re.findall(r"\]\(rollouts/([\w-]+)\.md\)", TEXT))
+    assert linked == {page.stem for page in PAGES}
+    for page in PAGES:
+        for target in re.findall(r"\]\((\S+?\.md)", page.read_text()):
+            assert (page.parent / target).is_file(), (page.name, target)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_transcripts_are_what_is_printed(page, dumps, monkeypatch):
+    from typer.testing import CliRunner
+
+    from rl2ml_core.cli.commands import app
+
+    monkeypatch.chdir(dumps)
+    monkeypatch.setenv("COLUMNS", "110")
+    shown = re.findall(r"```console\n\$ (rl2ml [^\n]*)\n(.+?)```", page.read_text(), re.DOTALL)
+    for command, expected in [(command, output) for command, output in shown if not output.startswith("$")]:
+        done = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert done.exit_code == 0, done.output
+        assert [line.rstrip() for line in done.output.rstrip().splitlines()] == expected.rstrip().splitlines()

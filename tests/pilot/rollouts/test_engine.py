@@ -8,7 +8,7 @@ import threading
 import pytest
 
 import rl2ml_core as rl2ml
-from rl2ml_core.pilot.rollouts import engine, plans, read
+from rl2ml_core.pilot.rollouts import engine, partials, plans, read
 
 ROLLOUTS = 24
 
@@ -45,7 +45,7 @@ def test_batches_threads_and_order(files, monkeypatch):
     assert same(rl2ml.read_rollouts(files), expected)
     monkeypatch.setattr(engine, "SMALL", 0)  # every file by itself
     assert same(rl2ml.read_rollouts(files), expected)
-    monkeypatch.setattr(engine, "_PARTS", 2)
+    monkeypatch.setattr(partials, "_PARTS", 2)
     assert same(rl2ml.read_rollouts(files), expected)
 
 
@@ -156,7 +156,7 @@ def test_progress_goes_to_the_end(files):
 
 def test_memory_and_scratch(files, tmp_path):
     expected = rl2ml.read_rollouts(files)
-    assert same(rl2ml.read_rollouts(files, memory_limit="200MB", temp_directory=tmp_path / "scratch"), expected)
+    assert same(rl2ml.read_rollouts(files, memory_limit="400MB", temp_directory=tmp_path / "scratch"), expected)
     with pytest.raises(rl2ml.InvalidInput, match="memory_limit must read like '2GB'; got 'plenty'"):
         rl2ml.read_rollouts(files, memory_limit="plenty")
     with pytest.raises(rl2ml.InvalidInput, match="memory_limit is too small"):

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+import rl2ml_core as rl2ml
 from rl2ml_core.errors import InvalidInput, InvalidTable
 from rl2ml_core.pilot.rollouts.files import expand
 
@@ -82,3 +83,12 @@ def test_folders_say_the_step_and_nothing_else(read, write, tmp_path, monkeypatc
     # A column says it better.
     path = write(f"step=3/{name}", [{"prompt_id": "a", "reward": 1, "step": 4}])
     assert [one.step for one in read(path).steps] == [4]
+
+
+def test_separators_and_arrays_that_are_not_read(write, read):
+    with pytest.raises(
+        rl2ml.InvalidTable, match=r"a\.csv: columns are separated by semicolons; expected commas or tabs"
+    ):
+        read(write("a.csv", "prompt_id;reward\na;1\n"))
+    with pytest.raises(rl2ml.InvalidTable, match=r"b\.json: a JSON array; expected one object per line"):
+        read(write("b.json", '[\n{"prompt_id": "a", "reward": 1}\n]\n'))

@@ -183,10 +183,10 @@ def test_a_page_of_parquet_larger_than_memory(write):
     parquet.write_table(table, path, compression="zstd", use_dictionary=False, data_page_size=1 << 30)
     assert path.stat().st_size < 1 << 16
     with pytest.raises(rl2ml.InvalidInput, match=r"bomb\.parquet: memory_limit is too small for it") as caught:
-        rl2ml.read_rollouts(path, memory_limit="64MB", threads=1)
+        rl2ml.read_rollouts(path, memory_limit="128MB", threads=1)
     assert caught.value.field == "memory_limit"
     good = write("good.parquet", GOOD)
-    rollouts = rl2ml.read_rollouts([path, good], memory_limit="64MB", threads=1, on_error="skip")
+    rollouts = rl2ml.read_rollouts([path, good], memory_limit="128MB", threads=1, on_error="skip")
     assert rollouts.rollouts == 40
     assert [one.code for one in rollouts.findings] == ["unreadable_files"]
 
