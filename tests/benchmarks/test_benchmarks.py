@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,3 +38,11 @@ def test_coverage():
 def test_imports():
     printed = run("benchmarks/imports.py", "--repeats", "1")
     assert re.search(r"median ratio \d+\.\d\d; target", printed)
+
+
+def test_rollouts(tmp_path):
+    pytest.importorskip("polars")
+    pytest.importorskip("duckdb")
+    printed = run("benchmarks/rollouts.py", "--quick", "--folder", str(tmp_path), "--readings", "rl2ml", "polars")
+    assert printed.count("the same cells from all") == 2
+    assert "200,000 rollouts" in printed
