@@ -53,6 +53,9 @@ benchmarks: $(VENV)/.training ## seconds, requests per second and shares covered
 	$(call stage,loss,$(BIN)/python benchmarks/loss.py)
 	$(call stage,geometry,$(BIN)/python benchmarks/geometry.py)
 	$(call stage,filters,$(BIN)/python benchmarks/filters.py)
+	$(call stage,rollouts,$(BIN)/python benchmarks/rollouts.py)
+	$(call stage,service,$(BIN)/python benchmarks/service.py)
+	$(call stage,page,$(BIN)/python benchmarks/page.py)
 
 evidence: $(VENV)/.training ## train everything behind docs/evidence.md, some 50 minutes, resumable, and fill in its tables
 	$(call stage,simulator,$(BIN)/python -m benchmarks.evidence.run --full)
