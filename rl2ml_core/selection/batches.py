@@ -94,9 +94,19 @@ class MomentsOfN:
         contrasts, squares, coupled = table_products(success, failure)
         noise = (np.concatenate([of_success, of_failure], axis=1) / n) @ squares
         coupling = (crossed[:, 1:] * (np.arange(1, n) / n)) @ coupled
-        return np.stack(
-            [signal @ contrasts, noise, coupling, mean @ contrasts, self.squared @ _squared_weight(contrasts)]
-        )
+        return np.stack([signal @ contrasts, noise, coupling, mean @ contrasts, self._square(contrasts)])
+
+    def _square(self, contrasts: Array) -> Array:
+        """E[p²q² w²] of weights w = Σ d_m B_m, d [N, G], as B_m B_j = share · B_{m+j}: [R, G]. E39."""
+        n, tables = contrasts.shape
+        shares = _product_shares(n)
+        if len(self.squared) == 1:
+            form = shares * np.lib.stride_tricks.sliding_window_view(self.squared[0], n)
+            return np.asarray(((form @ contrasts) * contrasts).sum(axis=0, keepdims=True))
+        of_square = np.zeros((2 * n - 1, tables))  # coefficients of w²
+        for m in range(n):
+            of_square[m : m + n] += shares[m][:, None] * contrasts[m] * contrasts
+        return np.asarray(self.squared @ of_square)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,16 +156,6 @@ def _lowered(moments: Array) -> Array:
     n = moments.shape[-1] - 1
     m = np.arange(n)
     return moments[..., :-1] * ((n - m) / n) + moments[..., 1:] * ((m + 1) / n)
-
-
-def _squared_weight(contrasts: Array) -> Array:
-    """w² of weights w = Σ d_m B_m as Bernstein coefficients of twice the degree, [N, G] → [2N−1, G]. E39."""
-    n, tables = contrasts.shape
-    shares = _product_shares(n)
-    found = np.zeros((2 * n - 1, tables))
-    for m in range(n):  # B_m B_j = share · B_{m+j}
-        found[m : m + n] += shares[m][:, None] * contrasts[m] * contrasts
-    return found
 
 
 @lru_cache(maxsize=256)

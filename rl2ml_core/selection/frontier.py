@@ -37,6 +37,10 @@ class Scenarios:
         return cls(*np.array(rows).T)
 
 
+def _parts(scenarios: Scenarios) -> tuple[Array, Array, Array]:
+    return scenarios.kappa, scenarios.cosine, scenarios.weight
+
+
 @dataclass(frozen=True, eq=False)
 class Candidate:
     """One N with what a step takes of it, and the range of γ that it may have."""
@@ -112,28 +116,40 @@ class Frontier:
         heights = [one.peaks(self._gains(one, one.searched, scenarios))[1] for one in self.candidates]
         return np.asarray(np.max(heights, axis=0))
 
-    def shares(self, candidate: Candidate, terms: Array, scenarios: Scenarios, best: Array) -> Array:
-        """The mean share of the best gains [S] that terms [5, G] of one N reach: [G]."""
-        return np.asarray((scenarios.weight / best) @ self._gains(candidate, terms, scenarios))
-
     def maximum(self, candidate: Candidate, scenarios: Scenarios, best: Array) -> tuple[float, float]:
-        """The γ of one N with the largest mean share, certified as in E16, and that share."""
+        """The γ of one N with the largest mean share of the best gains [S], certified as in E16, and that share."""
+        weight = scenarios.weight / best
 
-        def values(gamma: Array) -> Array:
-            return self.shares(candidate, candidate.terms(gamma), scenarios, best)
+        def values(terms: Array) -> Array:
+            return np.asarray(weight @ self._gains(candidate, terms, scenarios))
 
-        found, _ = interpolate(values, candidate.low, candidate.high, candidate.degree)
-        gamma, _ = highest(found, found.stationary_points(), values(found.edges))
-        return gamma, float(values(np.array([gamma]))[0])
+        found_before = values(candidate.searched)
+        at_edges = found_before[-piece_edges(candidate.low, candidate.high).size :]
+        first = nodes(candidate.low, candidate.high, candidate.degree).size
 
-    def elsewhere(self, scenarios: Scenarios, planned: Candidate, gamma: float) -> tuple[int, float, float]:
-        """The best N and γ in other scenarios, and what a planned pair would lose there."""
-        best = self.best_gains(scenarios)
-        found = [one.peaks(self.shares(one, one.searched, scenarios, best)[None]) for one in self.candidates]
-        places, heights = np.array(found)[..., 0].T
-        first = int(np.argmax(heights))
-        own = float(self.shares(planned, planned.terms(np.array([gamma])), scenarios, best)[0])
-        return self.candidates[first].num_rollouts, float(places[first]), max(1 - own / float(heights[first]), 0.0)
+        def at(gamma: Array) -> Array:
+            return found_before[:first] if gamma.size == first else values(candidate.terms(gamma))
+
+        found, _ = interpolate(at, candidate.low, candidate.high, candidate.degree)
+        gamma, _ = highest(found, found.stationary_points(), at_edges)
+        return gamma, float(values(candidate.terms(np.array([gamma])))[0])
+
+    def elsewhere(
+        self, cases: Sequence[Scenarios], planned: Candidate, gamma: float
+    ) -> list[tuple[int, float, float]]:
+        """In each of several cases the best N and γ, and what a planned pair would lose then."""
+        every = Scenarios(*(np.concatenate(parts) for parts in zip(*map(_parts, cases), strict=True)))
+        gains = [self._gains(one, one.searched, every) for one in self.candidates]
+        best = np.max([one.peaks(of_one)[1] for one, of_one in zip(self.candidates, gains, strict=True)], axis=0)
+        case = np.repeat(np.arange(len(cases)), [part.weight.size for part in cases])
+        weights = np.where(case == np.arange(len(cases))[:, None], every.weight / best, 0.0)
+        found = [one.peaks(weights @ of_one) for one, of_one in zip(self.candidates, gains, strict=True)]
+        places, heights = np.moveaxis(np.array(found), 1, 0)  # [I, cases] each
+        own = weights @ self._gains(planned, planned.terms(np.array([gamma])), every)[:, 0]
+        return [
+            (self.candidates[i].num_rollouts, float(places[i, j]), max(1 - float(own[j] / heights[i, j]), 0.0))
+            for j, i in enumerate(heights.argmax(axis=0).tolist())
+        ]
 
     def draws(
         self,

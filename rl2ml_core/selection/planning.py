@@ -138,8 +138,10 @@ def plan_budget(
         for i, one in enumerate(frontier.candidates)
     )
     planned = frontier.candidates[top]
-    by_kappa = {kappa: Scenarios.of([kappa], cosines) for kappa in _KAPPAS}
-    by_cosine = {rho: Scenarios.of(kappas, {rho: 1.0}) for rho in _COSINES}
+    cases = [Scenarios.of([kappa], cosines) for kappa in _KAPPAS]
+    cases += [Scenarios.of(kappas, {rho: 1.0}) for rho in _COSINES]
+    others = frontier.elsewhere(cases, planned, gammas[top])
+    sensitivity = [Sensitivity(at, *other) for at, other in zip(_KAPPAS + _COSINES, others, strict=True)]
     return BudgetPlan(
         status="planned",
         summary=plan_summary(budget, rows[top], rows),
@@ -147,12 +149,8 @@ def plan_budget(
         best=rows[top],
         frontier=rows,
         expected_regret=None if gains is None else float((1 - gains[:, top] / gains.max(axis=1)).mean()),
-        kappa_sensitivity=tuple(
-            Sensitivity(kappa, *frontier.elsewhere(other, planned, gammas[top])) for kappa, other in by_kappa.items()
-        ),
-        cosine_sensitivity=tuple(
-            Sensitivity(rho, *frontier.elsewhere(other, planned, gammas[top])) for rho, other in by_cosine.items()
-        ),
+        kappa_sensitivity=tuple(sensitivity[: len(_KAPPAS)]),
+        cosine_sensitivity=tuple(sensitivity[len(_KAPPAS) :]),
         assumptions=tuple(
             problem.assumptions("rms_gain", None, score_model)
             + ["default_cosine"] * (cosine is None)
