@@ -1,0 +1,108 @@
+"""What a plan of a pilot says: plain values, with their sentences."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from rl2ml_core.version import METHOD_VERSION, __version__
+
+__all__ = ["PilotPlan", "PilotSize"]
+
+
+@dataclass(frozen=True)
+class PilotSize:
+    """More of a pilot, and what choosing γ from all of it is expected to lose."""
+
+    kind: str  # "prompts": so many new ones; "rollouts": so many more for each prompt of the pilot
+    prompts: int
+    rollouts: int  # for each of these prompts
+    cost: float  # rollouts to generate
+    expected_regret: float = math.nan  # mean share of the gain
+    standard_error: float = math.nan  # of that mean, by the number of draws
+
+    @property
+    def words(self) -> str:
+        """As a sentence names it."""
+        what = "more rollouts for each prompt" if self.kind == "rollouts" else "rollouts"
+        return f"{self.rollouts:,} {what}" if self.kind == "rollouts" else f"{self.prompts:,} prompts × {self.rollouts}"
+
+
+@dataclass(frozen=True)
+class PilotPlan:
+    """Whether a pilot is enough, and what more would bring.
+
+    Regrets are mean shares of one step's gain that the chosen γ loses. All are None or empty where nothing can be said:
+    status "uninformative".
+    """
+
+    status: str  # "enough", "more", "out_of_reach" (no pilot reaches the target) or "uninformative"
+    summary: str
+    target: float
+    expected_regret: float | None  # of the pilot there is; None with a guess
+    floor: float | None  # what stays however large the pilot: κ is not known
+    sizes: tuple[PilotSize, ...]
+    needed: PilotSize | None  # the cheapest that reaches the target; None where none does, or nothing more is needed
+
+    @classmethod
+    def without(cls, reason: str, target: float) -> "PilotPlan":
+        """Nothing to say, and why."""
+        return cls("uninformative", f"No plan: {reason}.", target, None, None, (), None)
+
+    @classmethod
+    def of(cls, now: float | None, floor: float, sizes: tuple[PilotSize, ...], target: float) -> "PilotPlan":
+        """From what was computed."""
+        needed = None if now is not None and now <= target else _cheapest(now, sizes, target)
+        if now is not None and now <= target:
+            status = "enough"
+        else:
+            status = "more" if needed else "out_of_reach"
+        return cls(status, _summary(status, now, floor, sizes, needed, target), target, now, floor, sizes, needed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: the service's answer."""
+        content = asdict(self)
+        content["sizes"] = list(content["sizes"])
+        return {"method_version": METHOD_VERSION, "core_version": __version__, **content}
+
+
+def _cheapest(now: float | None, sizes: Sequence[PilotSize], target: float) -> PilotSize | None:
+    """The cheapest size that reaches a target: of the sizes, or between two of them with more and more prompts.
+
+    What prompts leave open falls like one over their number, so regret is interpolated over it.
+    """
+    reached = [size for size in sizes if size.expected_regret <= target]
+    rows = [size for size in sizes if size.kind == "prompts"]
+    for less, more in zip(rows, rows[1:], strict=False):
+        if less.expected_regret > target >= more.expected_regret:
+            reached.append(_between(less, more, target))
+    return min(reached, key=lambda size: size.cost, default=None)
+
+
+def _between(less: PilotSize, more: PilotSize, target: float) -> PilotSize:
+    share = (less.expected_regret - target) / (less.expected_regret - more.expected_regret)
+    prompts = math.ceil(1 / ((1 - share) / less.prompts + share / more.prompts))
+    error = float(np.hypot((1 - share) * less.standard_error, share * more.standard_error))
+    return PilotSize("prompts", prompts, more.rollouts, float(prompts * more.rollouts), target, error)
+
+
+def _summary(
+    status: str, now: float | None, floor: float, sizes: Sequence[PilotSize], needed: PilotSize | None, target: float
+) -> str:
+    first = "" if now is None else f"γ chosen from this pilot loses {now:.2%} of a step's gain on average."
+    aim = f"{target:.2%}"
+    if status == "enough":
+        said = f"That is below {aim}: the pilot is enough."
+    elif needed is not None:
+        more = "" if now is None else " more"
+        said = f"{needed.words.replace(' prompts', f'{more} prompts')} would bring it to {aim}."
+        said = said if now is not None else f"A pilot of {needed.words} is expected to lose {aim} of a step's gain."
+    else:
+        least = min(size.expected_regret for size in sizes) if sizes else floor
+        said = f"None of the sizes asked about reaches {aim} (the least is {least:.2%})."
+        if floor > target:
+            said = f"No pilot reaches {aim}."
+    rest = f" κ, which is not known, accounts for {floor:.2%} whatever the pilot: measure it." if floor > 0 else ""
+    return f"{first} {said}{rest}".strip()
