@@ -1,4 +1,4 @@
-"""Is the pilot large enough? What choosing γ from it is expected to lose, and what it would after more was sampled. E41.
+"""Is the pilot large enough? What choosing γ from it is expected to lose, and what it would after more was sampled. E42.
 
 Preposterior analysis by the conjugate model: populations that may be the true one are drawn from what the pilot says,
 pilots from them, and each pilot's answer is valued by its population. Answers are linear in counts, so that nothing is
@@ -16,12 +16,11 @@ from rl2ml_core.checks import Array, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
 from rl2ml_core.pilot.histogram import PilotHistogram
-from rl2ml_core.pilot.prior import prior_at
 from rl2ml_core.selection.chebyshev import first_degree, grid_and_matrix, nodes
 from rl2ml_core.selection.criteria import RmsGain
 from rl2ml_core.selection.metrics import Metric
 from rl2ml_core.selection.pilot_plans import PilotPlan, PilotSize
-from rl2ml_core.selection.preposterior import Knowledge, Truths
+from rl2ml_core.selection.preposterior import Mixtures, Pilots, truths_of
 from rl2ml_core.selection.problem import Problem
 from rl2ml_core.selection.uncertainty import kappa_draws
 
@@ -33,11 +32,8 @@ _PROMPTS_OF_A_GUESS = (16, 32, 64, 128, 256, 512)
 _ROLLOUTS_OF_A_GUESS = 8
 _MOST = 10**7  # prompts or rollouts that may be asked about
 _MOST_DRAWS = 100_000
-_VALUES = 400_000  # draws × prompts, of which there is a pass rate each
+_VALUES = 1 << 20  # draws × outcomes of a size
 _FEWEST_DRAWS = 100
-_LEAST_SPREAD = 1e-12
-#: Standard deviations at which the neighboring priors stand, as in `selection.uncertainty`.
-_NEIGHBORS_AT = 3.0
 _TINY = 1e-300
 
 
@@ -109,11 +105,18 @@ def plan_pilot(
         reason = "with one rollout per prompt every γ is plain RL"
     if reason is not None:
         return PilotPlan.without(reason, target)
+    draws = min(draws, max(_VALUES // _outcomes(pilot, sizes), _FEWEST_DRAWS))
     worth = _Worth(problem, known, score_model, draws, seed)
-    now = None if pilot is None else worth.regret(worth.start)[0]
+    now = None if pilot is None else worth.regret(worth.present)[0]
     kappa_is_known = score_model is not None and not score_model.kappa_spread
     floor = 0.0 if kappa_is_known else worth.floor()
     return PilotPlan.of(now, floor, tuple(worth.of(size) for size in sizes), target)
+
+
+def _outcomes(pilot: PilotHistogram | None, sizes: Sequence[PilotSize]) -> int:
+    """The most counts of one draw: of every cell, each further number of successes."""
+    cells = 1 if pilot is None else pilot.num_cells
+    return max(size.rollouts * (cells if size.kind == "rollouts" else 1) + cells for size in sizes)
 
 
 def _sizes(
@@ -146,65 +149,48 @@ def _sizes(
 
 
 class _Worth:
-    """What answers from pilots lose where one of many populations is the true one."""
+    """What answers from pilots lose where one of many distributions of pass rates is the true one."""
 
     def __init__(
         self, problem: Problem, known: PilotHistogram | BetaPrior, score_model: ScoreModel | None, draws: int, seed: int
     ) -> None:
         self._problem = problem
         self._seed = seed
-        rng = self._rng(0)
-        if isinstance(known, BetaPrior):
-            self._truths, self.start = Truths.of_guess(known, draws), Knowledge.of_guess(known, draws)
-        else:
-            draws = max(min(draws, int(_VALUES / known.total_prompts)), _FEWEST_DRAWS)
-            self._truths, self.start = Truths.of_pilot(known, draws, rng), Knowledge.of_pilot(known, draws)
         low, high, degree = problem.gamma_min, problem.gamma_max, first_degree(problem.num_rollouts)
-        self._tables = [problem.estimator.tables(nodes(low, high, degree))]
+        self._tables = [problem.estimator.tables(nodes(low, high, degree))]  # of the present pilot, throughout
         self._to_grid = grid_and_matrix(low, high, degree)[1]
-        components = RmsGain(self._truths.components, problem.metric, problem.num_rollouts)
-        terms = components.weighted(self._tables)(self._truths.weights)
+        rng = self._rng(0)
+        self._truths, self.present = truths_of(known, draws, rng), Pilots.present(known, draws)
         kappas = kappa_draws(score_model, draws)
-        self._true = self._curves(components, terms, problem.scores.kappa if kappas is None else rng.permutation(kappas)[:, None])
-        self._told = self._curves(components, terms, problem.scores.kappa)
+        self._true = self._curves(self._truths, None if kappas is None else rng.permutation(kappas)[:, None])
 
     def of(self, size: PilotSize) -> PilotSize:
         """One size with its expected regret."""
         rng = self._rng(1)
         if size.kind == "rollouts":
-            after = self.start.with_rollouts(self._truths, size.rollouts, rng)
+            after = self.present.with_rollouts(self._truths, size.rollouts, rng)
         else:
-            after = self.start.with_prompts(self._truths, size.prompts, size.rollouts, rng)
+            after = self.present.with_prompts(self._truths, size.prompts, size.rollouts, rng)
         regret, error = self.regret(after)
         return replace(size, expected_regret=regret, standard_error=error)
 
     def floor(self) -> float:
         """What answers lose that know all but κ."""
-        return self._loss(self._told)[0]
+        return self._loss(self._curves(self._truths, None))[0]
 
-    def regret(self, known: Knowledge) -> tuple[float, float]:
-        """Mean share of the gain that answers from what is known lose, and its standard error.
+    def regret(self, pilots: Pilots) -> tuple[float, float]:
+        """Mean share of the gain that answers from pilots lose, and its standard error."""
+        return self._loss(self._curves(pilots.mixtures, None))
 
-        Each draw's prior is a mean of the present one's neighbors, as in E22.
-        """
-        problem, people, moved = self._problem, known.population, known.moved
-        spreads, axes = np.linalg.eigh(np.cov(moved.T) + _LEAST_SPREAD * np.eye(2))
-        steps = _NEIGHBORS_AT * np.sqrt(spreads) * axes
-        along = (moved @ axes) / (_NEIGHBORS_AT * np.sqrt(spreads))
-        along /= np.maximum(np.abs(along).sum(axis=1, keepdims=True), 1)
-        shares = [1 - np.abs(along).sum(axis=1), *(np.maximum(side * one, 0) for one in along.T for side in (-1, 1))]
-        around = [known.theta, *(known.theta + side * step for step in steps.T for side in (-1, 1))]
-        criterion = RmsGain(people, problem.metric, problem.num_rollouts)
-        moments: Array | float = 0.0
-        for share, theta in zip(shares, around, strict=True):
-            under = Population.trusted(people.successes, people.failures, people.weights, prior_at(theta))
-            weighted = criterion.under(under).weighted(self._tables)
-            moments = moments + share[:, None] * (known.counts @ weighted.cells)
-        return self._loss(self._curves(criterion, weighted.finish(np.asarray(moments)), problem.scores.kappa))
-
-    def _curves(self, criterion: RmsGain, terms: Array, kappa: Array | float) -> Array:
-        """The criterion on the grid of γ, [D, R]."""
-        return np.asarray(criterion.combine(terms, kappa) @ self._to_grid)
+    def _curves(self, mixtures: Mixtures, kappa: Array | None) -> Array:
+        """RMS gain on the grid of γ, [D, R]; with the κ that answers go by where None."""
+        problem, moments = self._problem, 0.0
+        for share, people in zip(mixtures.shares.T, mixtures.populations, strict=True):
+            criterion = RmsGain(people, problem.metric, problem.num_rollouts)
+            weighted = criterion.weighted(self._tables)
+            moments = moments + share[:, None] * (mixtures.weights @ weighted.cells)
+        values = criterion.combine(weighted.finish(moments), problem.scores.kappa if kappa is None else kappa)
+        return np.asarray(values @ self._to_grid)
 
     def _loss(self, seen: Array) -> tuple[float, float]:
         """Of choosing by curves [D, R], and its standard error."""

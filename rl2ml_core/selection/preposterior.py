@@ -1,10 +1,10 @@
-"""What may be true of a population's pass rates, pilots that would be seen then, and what is known after them. E41.
+"""What may be true of a population's pass rates, pilots that would be seen then, and what is known after them. E42.
 
-Shapes: C cells, D draws, A atoms (prompts of the pilot), K components of a truth.
+Shapes: C cells, D draws, J neighboring priors.
 """
 
-import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -15,116 +15,98 @@ from rl2ml_core.objective.population import BetaPrior, Population
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.prior import coordinates_of, hyperprior, log_law, prior_at, scores_at
 
-__all__ = ["Knowledge", "Truths"]
+__all__ = ["Mixtures", "Pilots", "truths_of"]
 
 _Counts = npt.NDArray[np.int64]
 
-#: Prompts drawn apart; of larger pilots one stands for several, which then matter to no digit.
-_MOST_ATOMS = 4000
-#: Logits of the points that stand for drawn pass rates; p² is kept to .4 % between them.
-_LOGITS = np.arange(-16, 14.0625, 0.125)
+#: Standard deviations at which neighboring priors stand, as in `selection.uncertainty`.
+_NEIGHBORS_AT = 3.0
+_LEAST_SPREAD = 1e-12
 _TINY = 1e-300
 
 
-def _shapes(theta: Array) -> tuple[Array, Array]:
-    """α and β of priors at θ [D, 2], within what a prior may have."""
-    mean, concentration = 1 / (1 + np.exp(-theta[:, 0])), np.exp(np.minimum(theta[:, 1], 20.0))
-    return np.maximum(concentration * mean, 1e-9), np.maximum(concentration * (1 - mean), 1e-9)
-
-
 @dataclass(frozen=True, eq=False)
-class Truths:
-    """D populations that may be the true one, as mixtures of the same components."""
-
-    components: Population  # of weight one each: points, or the guess itself
-    weights: Array  # [D, K]
-    rates: Array  # of the pilot's prompts, [D, A]; none of a guess
-    cell: npt.NDArray[np.intp]  # of each atom, [A]
-    prompts: Array  # that each atom stands for, [A]
-
-    @classmethod
-    def of_pilot(cls, pilot: PilotHistogram, num_draws: int, rng: np.random.Generator) -> Self:
-        """From the posterior: θ, each prompt's pass rate given θ and its counts, and Dirichlet weights of prompts."""
-        fitted = pilot.fitted_prior
-        theta = rng.multivariate_normal(fitted.coordinates, fitted.covariance, num_draws, method="cholesky")
-        alpha, beta = (shape[:, None] for shape in _shapes(theta))
-        share = max(pilot.total_prompts / _MOST_ATOMS, 1.0)
-        atoms = np.maximum(np.rint(pilot.num_prompts / share), 1).astype(np.int64)
-        cell = np.repeat(np.arange(atoms.size), atoms)
-        prompts = (pilot.num_prompts / atoms)[cell]
-        k, n = pilot.num_successes[cell], pilot.num_rollouts[cell]
-        successes = rng.standard_gamma(k + alpha)
-        failures = rng.standard_gamma(n - k + beta)
-        logits = np.log(np.maximum(successes, _TINY)) - np.log(np.maximum(failures, _TINY))
-        logits = np.clip(logits, _LOGITS[0], _LOGITS[-1])
-        rates, points = 1 / (1 + np.exp(-logits)), 1 / (1 + np.exp(-_LOGITS))
-        # Each stands on the two points around it, with its own mean.
-        first = np.minimum(((logits - _LOGITS[0]) / (_LOGITS[1] - _LOGITS[0])).astype(np.intp), _LOGITS.size - 2)
-        upper = (rates - points[first]) / (points[first + 1] - points[first])
-        drawn = rng.standard_gamma(prompts, size=logits.shape)
-        drawn /= np.maximum(drawn.sum(axis=1, keepdims=True), _TINY)
-        place = first + _LOGITS.size * np.arange(num_draws)[:, None]
-        size = num_draws * _LOGITS.size
-        mass = np.bincount(place.ravel(), (drawn * (1 - upper)).ravel(), size)
-        mass += np.bincount(place.ravel() + 1, (drawn * upper).ravel(), size)
-        components = Population.trusted(points, 1 - points, np.ones(points.shape), None)
-        return cls(components, mass.reshape(num_draws, -1), rates, cell, prompts)
-
-    @classmethod
-    def of_guess(cls, prior: BetaPrior, num_draws: int) -> Self:
-        """The guess, throughout."""
-        nothing = np.zeros(1)
-        components = Population.trusted(nothing, nothing.copy(), np.ones(1), prior)
-        return cls(components, np.ones((num_draws, 1)), np.zeros((num_draws, 0)), np.zeros(0, np.intp), np.zeros(0))
-
-    def new_prompts(self, prompts: int, rollouts: int, rng: np.random.Generator) -> Array:
-        """Prompts by successes of so many rollouts, in a sample of each population: [D, rollouts+1]."""
-        chances = self.weights @ self.components.bernstein(rollouts).law
-        return rng.multinomial(prompts, chances / chances.sum(axis=1, keepdims=True)).astype(float)
-
-
-@dataclass(frozen=True, eq=False)
-class Knowledge:
-    """Cells, and what the pilots of D draws say: their counts, and the prior refitted to each by one Newton step."""
+class Mixtures:
+    """D distributions of pass rates: weights of cells, and a prior that lies between a few."""
 
     successes: _Counts  # [C]
     failures: _Counts
-    counts: Array  # prompts in each draw, [D, C]
-    theta: Array  # of the present pilot, or of the guess, [2]
-    curvature: Array  # there
-    pull: Array  # ∇ there of all but the counts: of the hyperprior
+    weights: Array  # [D, C], positive sums
+    priors: tuple[BetaPrior, ...]  # [J]
+    shares: Array  # [D, J], rows add to one
 
     @classmethod
-    def of_pilot(cls, pilot: PilotHistogram, num_draws: int) -> Self:
-        """The present pilot, in all draws."""
-        fitted, k = pilot.fitted_prior, pilot.num_successes
-        counts = np.tile(pilot.num_prompts, (num_draws, 1))
+    def near(cls, successes: _Counts, failures: _Counts, weights: Array, theta: Array, moved: Array) -> Self:
+        """With the prior at θ + `moved` [D, 2] in each draw: means of neighbors of θ, as in E22."""
+        spreads, axes = np.linalg.eigh(np.cov(moved.T) + _LEAST_SPREAD * np.eye(2))
+        reach = _NEIGHBORS_AT * np.sqrt(spreads)
+        along = (moved @ axes) / reach
+        along /= np.maximum(np.abs(along).sum(axis=1, keepdims=True), 1)
+        sides = [(i, side) for i in (0, 1) for side in (-1, 1)]
+        around = [prior_at(theta + side * reach[i] * axes[:, i]) for i, side in sides]
+        shares = [1 - np.abs(along).sum(axis=1), *(np.maximum(side * along[:, i], 0) for i, side in sides)]
+        return cls(successes, failures, weights, (prior_at(theta), *around), np.stack(shares, axis=1))
+
+    @property
+    def populations(self) -> list[Population]:
+        """Every cell, of weight one, under each of the priors."""
+        k, f, ones = self.successes.astype(float), self.failures.astype(float), np.ones(self.successes.size)
+        return [Population.trusted(k.copy(), f.copy(), ones.copy(), prior) for prior in self.priors]
+
+    def laws(self, rollouts: int) -> Array:
+        """P(k of so many rollouts) of every cell under each prior, [J, C, rollouts+1]."""
+        return np.stack([people.bernstein(rollouts).law for people in self.populations])
+
+
+def truths_of(known: PilotHistogram | BetaPrior, num_draws: int, rng: np.random.Generator) -> Mixtures:
+    """What may be true given a pilot, the prompts and the prior drawn as for intervals (E17, E22); or a guess itself."""
+    if isinstance(known, BetaPrior):
+        none = np.zeros(1, np.int64)
+        return Mixtures(none, none, np.ones((num_draws, 1)), (known,), np.ones((num_draws, 1)))
+    fitted, counts, k = known.fitted_prior, known.num_prompts, known.num_successes
+    weights = rng.standard_gamma(counts, size=(num_draws, counts.size))
+    weights *= counts.sum() / np.maximum(weights.sum(axis=1, keepdims=True), _TINY)
+    pull = rng.standard_normal((num_draws, 2)) * np.sqrt(np.diag(fitted.penalty))
+    moved = ((weights - counts) @ fitted.scores + pull) @ fitted.covariance
+    return Mixtures.near(k, known.num_rollouts - k, weights, fitted.coordinates, moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Pilots:
+    """A pilot in each of D draws, on the same cells; the prior is refitted to each by one Newton step."""
+
+    successes: _Counts  # [C]
+    failures: _Counts
+    counts: Array  # prompts, [D, C]
+    theta: Array  # of the present pilot's prior, or of the guess, [2]
+    curvature: Array  # of the penalized log-likelihood there, with all that was sampled
+    pull: Array  # ∇ there of the log-hyperprior
+
+    @classmethod
+    def present(cls, known: PilotHistogram | BetaPrior, num_draws: int) -> Self:
+        """The pilot there is, in all draws; none at all with a guess."""
+        if isinstance(known, BetaPrior):
+            theta, none = coordinates_of(known), np.zeros(0, np.int64)
+            pull, penalty = hyperprior(theta)
+            return cls(none, none, np.zeros((num_draws, 0)), theta, penalty, pull)
+        fitted, k = known.fitted_prior, known.num_successes
         pull, _ = hyperprior(fitted.coordinates)
-        return cls(k, pilot.num_rollouts - k, counts, fitted.coordinates, fitted.curvature, pull)
+        counts = np.tile(known.num_prompts, (num_draws, 1))
+        return cls(k, known.num_rollouts - k, counts, fitted.coordinates, fitted.curvature, pull)
 
-    @classmethod
-    def of_guess(cls, prior: BetaPrior, num_draws: int) -> Self:
-        """Nothing seen."""
-        theta, none = coordinates_of(prior), np.zeros(0, np.int64)
-        pull, penalty = hyperprior(theta)
-        return cls(none, none, np.zeros((num_draws, 0)), theta, penalty, pull)
+    @cached_property
+    def mixtures(self) -> Mixtures:
+        """The distributions of pass rates that each pilot's answer goes by."""
+        gradient = self.counts @ scores_at(self.theta, self.successes, self.failures) + self.pull
+        moved = gradient @ np.linalg.inv(self.curvature)
+        return Mixtures.near(self.successes, self.failures, self.counts, self.theta, moved)
 
-    @property
-    def population(self) -> Population:
-        """Every cell under the prior at θ, of weight one."""
-        k, f = self.successes.astype(float), self.failures.astype(float)
-        return Population.trusted(k, f, np.ones(k.shape), prior_at(self.theta))
-
-    @property
-    def moved(self) -> Array:
-        """θ refitted in each draw, less the present one: [D, 2]."""
-        scores = scores_at(self.theta, self.successes, self.failures)
-        return (self.counts @ scores + self.pull) @ np.linalg.inv(self.curvature)
-
-    def with_prompts(self, truths: Truths, prompts: int, rollouts: int, rng: np.random.Generator) -> Self:
-        """After further prompts."""
+    def with_prompts(self, truths: Mixtures, prompts: int, rollouts: int, rng: np.random.Generator) -> Self:
+        """After further prompts, drawn from each truth."""
         k = np.arange(rollouts + 1)
-        new = truths.new_prompts(prompts, rollouts, rng)
+        of_priors = np.stack([truths.weights @ law for law in truths.laws(rollouts)])
+        chances = np.einsum("dj,jdk->dk", truths.shares, of_priors)
+        new = rng.multinomial(prompts, chances / chances.sum(axis=1, keepdims=True)).astype(float)
         return replace(
             self,
             successes=np.concatenate([self.successes, k]),
@@ -133,34 +115,34 @@ class Knowledge:
             curvature=self.curvature + prompts * self._information(rollouts),
         )
 
-    def with_rollouts(self, truths: Truths, rollouts: int, rng: np.random.Generator) -> Self:
-        """After further rollouts of every prompt."""
-        more = rng.binomial(rollouts, truths.rates)
-        k, f = self.successes[truths.cell] + more, self.failures[truths.cell] + rollouts - more
-        most = int((self.successes + self.failures).max()) + rollouts + 1
-        cells, where = np.unique(k * most + f, return_inverse=True)
-        size = len(more) * cells.size
-        places = where.reshape(more.shape) + cells.size * np.arange(len(more))[:, None]
-        weights = np.broadcast_to(truths.prompts, more.shape)
-        before = self.successes + self.failures
-        gained = [count * (self._information(n + rollouts) - self._information(n)) for n, count in _tally(before, self.counts[0])]
+    def with_rollouts(self, truths: Mixtures, rollouts: int, rng: np.random.Generator) -> Self:
+        """After further rollouts of every prompt of the present pilot, given its counts and each truth's prior."""
+        chances = np.einsum("dj,jck->dck", truths.shares, truths.laws(rollouts))
+        whole = np.maximum(np.rint(self.counts), 1)
+        new = rng.multinomial(whole.astype(np.int64), chances / chances.sum(axis=2, keepdims=True))
+        new = new * (self.counts / whole)[..., None]
+        k = self.successes[:, None] + np.arange(rollouts + 1)
+        n = np.broadcast_to((self.successes + self.failures)[:, None] + rollouts, k.shape)
+        cells, where = np.unique(np.stack([k.ravel(), n.ravel()]), axis=1, return_inverse=True)
+        places = where.ravel() + cells.shape[1] * np.arange(len(new))[:, None]
+        counts = np.bincount(places.ravel(), new.ravel(), len(new) * cells.shape[1])
+        sizes, which = np.unique(self.successes + self.failures, return_inverse=True)
+        prompts = np.bincount(which.ravel(), self.counts[0])
+        gained = [
+            count * (self._information(size + rollouts) - self._information(size))
+            for size, count in zip(sizes.tolist(), prompts.tolist(), strict=True)
+        ]
         return replace(
             self,
-            successes=cells // most,
-            failures=cells % most,
-            counts=np.bincount(places.ravel(), weights.ravel(), size).reshape(len(more), -1),
+            successes=cells[0],
+            failures=cells[1] - cells[0],
+            counts=counts.reshape(len(new), -1),
             curvature=self.curvature + np.sum(gained, axis=0),
         )
 
     def _information(self, rollouts: int) -> Array:
-        """Of a prompt's counts about θ, by the prior's own law: E[scores scoresᵀ], [2, 2]."""
+        """Of one prompt's counts about θ, by the prior's own law: E[scores scoresᵀ], [2, 2]."""
         k = np.arange(rollouts + 1)
         scores = scores_at(self.theta, k, rollouts - k)
         law = np.exp(log_law(k, rollouts - k, prior_at(self.theta)))
         return np.asarray((scores * law[:, None]).T @ scores)
-
-
-def _tally(rollouts: _Counts, counts: Array) -> list[tuple[int, float]]:
-    """Each number of rollouts with its prompts."""
-    different, where = np.unique(rollouts, return_inverse=True)
-    return list(zip(different.tolist(), np.bincount(where, counts).tolist(), strict=True))
