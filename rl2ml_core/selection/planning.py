@@ -130,6 +130,7 @@ def plan_budget(
             prompts_per_step=one.per_step,
             rollouts_spent=spent[i],
             gamma=gammas[i],
+            largest_gamma=one.high,
             relative_gain=shares[i] / shares[top],
             gain_per_rollout=shares[i] / shares[top] * spent[top] / spent[i],
             loss_interval=None if losses is None else Interval.of(losses[:, i], level),

@@ -22,6 +22,7 @@ class Planned:
     prompts_per_step: int  # G
     rollouts_spent: float  # what a step costs, in rollouts: G times N and the cost of a prompt
     gamma: float  # best for one step
+    largest_gamma: float  # that the search and the demands allow
     relative_gain: float  # per step, relative to the best N's
     gain_per_rollout: float  # the same per rollout spent
     loss_interval: Interval | None  # of what it loses against the best N; prompts, κ and ρ uncertain
