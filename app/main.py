@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 import rl2ml_core as rl2ml
 from app import problems
 from app.pool import Pool
-from app.routes import estimators, health, recommendations
+from app.routes import estimators, health, plans, recommendations
 from app.schemas.common import ProblemDocument
 from app.settings import Settings
 
@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     service.state.pool = pool
     service.state.recommendations = recommendations.Recommendations(chosen, pool)
     problems.install(service)
-    for routes in (health, recommendations, estimators):
+    for routes in (health, recommendations, estimators, plans):
         service.include_router(routes.router)
 
     def openapi() -> dict[str, Any]:
@@ -56,7 +56,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             _, schemas = models_json_schema(
                 [
                     (model, "validation")
-                    for model in (*recommendations.DOCUMENTED, *estimators.DOCUMENTED, ProblemDocument)
+                    for model in (
+                        *recommendations.DOCUMENTED, *estimators.DOCUMENTED, *plans.DOCUMENTED, ProblemDocument
+                    )
                 ],
                 ref_template="#/components/schemas/{model}",
             )

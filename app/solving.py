@@ -9,6 +9,7 @@ from typing import Any
 
 import rl2ml_core as rl2ml
 from app.answers import as_json
+from app.planning import planning_milliseconds
 from app.schemas.common import GroupsPilot, Table
 from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
@@ -29,6 +30,7 @@ from app.values import (
     table_of,
 )
 from rl2ml_core.objective.quadrature import quadrature_nodes
+from rl2ml_core.selection.planning import CHOICES, MOST_ROLLOUTS
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
 
 __all__ = ["Question", "answer"]
@@ -38,6 +40,7 @@ _POINTERS = {
     "gamma_max": "#/search/gamma_max",
     "variance_penalty": "#/search/variance_penalty",
     "judged_on": "#/search/judged_on",
+    "rollouts_per_step": "#/budget/rollouts_per_step",
     "current": "#/current",
     "sampled/policy": "#/sampled/policy",
     "training/policy": "#/training/policy",
@@ -45,6 +48,10 @@ _POINTERS = {
 
 #: What a group's answer keeps of a recommendation: what one compares groups by, and what to train with.
 _OF_A_GROUP = ("summary", "gamma", "status", "interval", "near_optimal", "objective")
+#: What a plan is told of a question.
+_PLANNED_BY = ("gamma_min", "gamma_max", "prior", "score_model", "baseline", "filter_groups", "judged_on")
+#: Rollouts per prompt where a plan finds none to prefer: most trainers' habit.
+_HABIT = 8
 #: A number of an answer takes as much memory as so many of a solve: it is a Python object, then text.
 _ANSWERED = 8
 #: Numbers that are kept of a path for every γ: 9 at up to 65 points of 2 ways on some 100 nodes.
@@ -58,7 +65,9 @@ class Question:
     pilot: rl2ml.PilotHistogram | rl2ml.Population  # of all groups together, where there are any
     groups: dict[str, rl2ml.PilotHistogram]
     metric: rl2ml.Metric
-    num_rollouts: int
+    num_rollouts: int  # where a plan is to choose them, the most that it may
+    rollouts_per_step: int | None
+    is_planned: bool  # whether a plan is to choose
     options: dict[str, Any]  # keyword arguments of `recommend`
 
     @classmethod
@@ -69,7 +78,8 @@ class Question:
             Problem: a limit exceeded, or values that the core refuses.
         """
         check_size(request.pilot, settings)
-        num_rollouts = request.budget.num_rollouts
+        budget = request.budget
+        num_rollouts = budget.num_rollouts or min(budget.rollouts_per_step or 1, max(CHOICES))
         limit(num_rollouts, settings.max_num_rollouts, "#/budget/num_rollouts", "rollouts per prompt")
         limit(request.search.gamma_max, settings.max_gamma, "#/search/gamma_max", "γ")
         limit(request.uncertainty.bootstrap, settings.max_bootstrap, "#/uncertainty/bootstrap", "draws")
@@ -82,6 +92,8 @@ class Question:
                 groups,
                 metric_of(request.metric),
                 num_rollouts,
+                budget.rollouts_per_step,
+                budget.num_rollouts is None,
                 {
                     "gamma_min": request.search.gamma_min,
                     "gamma_max": request.search.gamma_max,
@@ -118,6 +130,8 @@ class Question:
             pilot = sorted(zip(self.pilot.pass_rates.tolist(), self.pilot.weights.tolist(), strict=True))
         options = {name: plain(value) for name, value in self.options.items()}
         content = [rl2ml.METHOD_VERSION, pilot, self.metric.name, self.num_rollouts, options]
+        if self.rollouts_per_step is not None:
+            content += [self.rollouts_per_step, self.is_planned]
         text = json.dumps(content, sort_keys=True, allow_nan=False).encode()
         return f"rec_{hashlib.sha256(text).hexdigest()[:32]}"
 
@@ -125,6 +139,9 @@ class Question:
     def milliseconds(self) -> float:
         """Predicted time of all solves (benchmarks/http.py prints it beside the measured one)."""
         opinion = self._search_ahead(size_of(self.pilot)) if "look_ahead" in self.options else 0.0
+        if self.rollouts_per_step is not None:
+            width = max(1.0, self.options["gamma_max"] - self.options["gamma_min"])
+            opinion += planning_milliseconds(self.pilot, self.metric, list(CHOICES), draws=False, width=width)
         return opinion + sum(map(self._walking if self._is_lookahead else self._milliseconds, self._solves))
 
     def _milliseconds(self, cells: int) -> float:
@@ -271,16 +288,36 @@ def answer(question: Question, identity: str) -> bytes:
     Raises:
         Problem: values that the core refuses.
     """
-    groups = None
+    groups = split = None
     with refusing(_POINTERS | {"num_rollouts": "#/budget/num_rollouts"}):
+        num_rollouts = question.num_rollouts
+        if question.rollouts_per_step is not None:
+            split = _split(question, question.rollouts_per_step)
+            num_rollouts = split["num_rollouts"]
         if question.groups:
-            grouped = rl2ml.recommend_groups(
-                question.groups, question.metric, question.num_rollouts, **question.options
-            )
+            grouped = rl2ml.recommend_groups(question.groups, question.metric, num_rollouts, **question.options)
             recommendation, groups = grouped.joint, _groups_answer(grouped)
         else:
-            recommendation = rl2ml.recommend(question.pilot, question.metric, question.num_rollouts, **question.options)
-    return as_json({"id": identity, **recommendation.to_dict(), "groups": groups})
+            recommendation = rl2ml.recommend(question.pilot, question.metric, num_rollouts, **question.options)
+    return as_json({"id": identity, **recommendation.to_dict(), "groups": groups, "plan": split})
+
+
+def _split(question: Question, budget: int) -> dict[str, Any]:
+    """How a step's rollouts are split, as planned or as asked, and what that loses against the best split."""
+    asked = {name: question.options[name] for name in _PLANNED_BY if name in question.options}
+    own = [] if question.is_planned else [n for n in [question.num_rollouts] if n <= MOST_ROLLOUTS]
+    found = rl2ml.plan_budget(question.pilot, question.metric, budget, choices=[*CHOICES, *own], bootstrap=0, **asked)
+    chosen = found.num_rollouts or min(_HABIT, question.num_rollouts) if question.is_planned else question.num_rollouts
+    row = next((row for row in found.frontier if row.num_rollouts == chosen), None)
+    return {
+        "summary": found.summary,
+        "rollouts_per_step": budget,
+        "num_rollouts": chosen,
+        "prompts_per_step": None if row is None else row.prompts_per_step,
+        "best_num_rollouts": found.num_rollouts,
+        "near_optimal": list(found.near_optimal),
+        "loss": found.loss_of(chosen),
+    }
 
 
 def _groups_answer(grouped: rl2ml.GroupedRecommendation) -> dict[str, Any]:

@@ -238,8 +238,8 @@ def _rows(
     for name, rows, given in (("κ", found.kappa_sensitivity, kappa), ("ρ", found.cosine_sensitivity, cosine)):
         text = ", ".join(f"{row.value:g}: {row.num_rollouts}" for row in rows)
         yield f"best N if {name} were", text + ("" if given is None else f"  (given: {given:g})")
-        text = ", ".join(f"{row.value:g}: {row.loss:.1%}" for row in rows)
-        yield f"the plan loses if {name} were", text
+        text = ", ".join(f"{row.value:g}: {row.split_loss:.1%}" for row in rows)
+        yield f"this N loses if {name} were", text
 
 
 def _frontier(found: rl2ml.BudgetPlan) -> RenderableType:

@@ -136,8 +136,8 @@ class Frontier:
 
     def elsewhere(
         self, cases: Sequence[Scenarios], planned: Candidate, gamma: float
-    ) -> list[tuple[int, float, float]]:
-        """In each of several cases the best N and γ, and what a planned pair would lose then."""
+    ) -> list[tuple[int, float, float, float]]:
+        """In each of several cases the best N and γ, and what a planned pair and a planned N would lose then."""
         every = Scenarios(*(np.concatenate(parts) for parts in zip(*map(_parts, cases), strict=True)))
         gains = [self._gains(one, one.searched, every) for one in self.candidates]
         best = np.max([one.peaks(of_one)[1] for one, of_one in zip(self.candidates, gains, strict=True)], axis=0)
@@ -146,10 +146,12 @@ class Frontier:
         found = [one.peaks(weights @ of_one) for one, of_one in zip(self.candidates, gains, strict=True)]
         places, heights = np.moveaxis(np.array(found), 1, 0)  # [I, cases] each
         own = weights @ self._gains(planned, planned.terms(np.array([gamma])), every)[:, 0]
-        return [
-            (self.candidates[i].num_rollouts, float(places[i, j]), max(1 - float(own[j] / heights[i, j]), 0.0))
-            for j, i in enumerate(heights.argmax(axis=0).tolist())
-        ]
+        rows = []
+        for j, i in enumerate(heights.argmax(axis=0).tolist()):
+            most, kept = float(heights[i, j]), float(heights[self.candidates.index(planned), j])
+            losses = max(1 - float(own[j]) / most, 0.0), 1 - kept / most
+            rows.append((self.candidates[i].num_rollouts, float(places[i, j]), *losses))
+        return rows
 
     def draws(
         self,

@@ -41,6 +41,7 @@ class Sensitivity:
     num_rollouts: int  # the best N then
     gamma: float  # and its γ
     loss: float  # what the planned N and γ would lose then
+    split_loss: float  # what the planned N would with the γ that is best for it then
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ def test_version_and_paths(document):
         (PATH + "/{identity}", "get"),
         ("/v1/estimators", "get"),
         (ANALYSES, "post"),
+        ("/v1/plans", "post"),
     }
 
 
