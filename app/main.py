@@ -57,7 +57,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 [
                     (model, "validation")
                     for model in (
-                        *recommendations.DOCUMENTED, *estimators.DOCUMENTED, *plans.DOCUMENTED, ProblemDocument
+                        *recommendations.DOCUMENTED,
+                        *estimators.DOCUMENTED,
+                        *plans.DOCUMENTED,
+                        ProblemDocument,
                     )
                 ],
                 ref_template="#/components/schemas/{model}",

@@ -94,7 +94,7 @@ class Planning:
     @property
     def milliseconds(self) -> float:
         """Predicted time."""
-        width = max(1.0, self.options["gamma_max"] - self.options["gamma_min"])
+        width: float = max(1.0, self.options["gamma_max"] - self.options["gamma_min"])
         rest = _MILLISECONDS_OF_RECOMMENDING * width / 2 + 0.05 * size_of(self.pilot)
         pilots = 0.0 if self.pilot_target is None else _MILLISECONDS_OF_PILOTS + 4.0 * size_of(self.pilot)
         draws = self.options["bootstrap"] > 0

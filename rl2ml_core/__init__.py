@@ -34,11 +34,11 @@ from rl2ml_core.selection.controller import ControllerSettings, ControllerState,
 from rl2ml_core.selection.controller import replay as replay_controller
 from rl2ml_core.selection.controller import start as start_controller
 from rl2ml_core.selection.controller import step as step_controller
-from rl2ml_core.selection.groups import GroupedRecommendation, recommend_groups
 from rl2ml_core.selection.demands import Demands
+from rl2ml_core.selection.groups import GroupedRecommendation, recommend_groups
 from rl2ml_core.selection.metrics import LogSuccess, Metric, Mixture, PassAtK, parse_metric
 from rl2ml_core.selection.pilot_plans import PilotPlan
-from rl2ml_core.selection.piloting import guess, plan_pilot
+from rl2ml_core.selection.piloting import guessed_prior, plan_pilot
 from rl2ml_core.selection.planning import plan_budget
 from rl2ml_core.selection.plans import BudgetPlan
 from rl2ml_core.selection.recommend import Recommendation, recommend
@@ -84,7 +84,7 @@ __all__ = [
     "analyze",
     "compare",
     "fit_prior",
-    "guess",
+    "guessed_prior",
     "identify",
     "known_table",
     "nearest_gamma",

@@ -69,7 +69,8 @@ def plot_frontier(plan: BudgetPlan, path: str | Path) -> None:
         above.set_title(f"{plan.rollouts_per_step:,} rollouts per step", fontsize=10, loc="left")
         if above.get_legend_handles_labels()[0]:
             above.legend(frameon=False, fontsize=8, loc="lower left")
-        below.plot(sizes, [row.gamma for row in plan.frontier], color=_BLUE, marker=".", ms=4)
+        rows = [row for row in plan.frontier if row.num_rollouts > 1]  # of one rollout every γ is plain RL
+        below.plot([row.num_rollouts for row in rows], [row.gamma for row in rows], color=_BLUE, marker=".", ms=4)
         below.axvline(best.num_rollouts, color=_GREY, ls=":", lw=1)
         below.set_ylabel("best γ of a step")
         below.set_xlabel("rollouts per prompt, N")

@@ -18,6 +18,7 @@ UNWANTED = [
     "rich",
     "pyarrow",
     "duckdb",
+    "matplotlib",
     "scipy.stats",
     "scipy.optimize",
 ]

@@ -26,7 +26,7 @@ import rl2ml_core as rl2ml
 from benchmarks.evidence.arms import ARMS, GAMMAS
 from benchmarks.evidence.difficulties import draw_pilot, draw_rates, why_absent
 from benchmarks.evidence.environments import ENVIRONMENTS, Geometry, World, geometry
-from benchmarks.evidence.regret import Half, gamma_regrets, halves, is_clear, summarize
+from benchmarks.evidence.regret import Half, halves, is_clear, summarize
 from benchmarks.evidence.run import OUTPUT, WORKERS, run_setting
 from benchmarks.evidence.settings import DIFFICULTIES, FULL, QUICK, Design, Setting
 from benchmarks.evidence.simulate import METRICS
@@ -113,9 +113,7 @@ def run_pair(pair: tuple[str, str], design: Design) -> list[Lost]:
     return found
 
 
-def _case(
-    pair: tuple[str, str], judged: str, metric: str, split: Sequence[Half], chosen: dict[str, Array]
-) -> Lost:
+def _case(pair: tuple[str, str], judged: str, metric: str, split: Sequence[Half], chosen: dict[str, Array]) -> Lost:
     places = [slice(i * _GAMMAS.size, (i + 1) * _GAMMAS.size) for i in range(len(NUM_ROLLOUTS))]
     best = [float(half.scoring[half.choosing.argmax()]) for half in split]
 
@@ -145,7 +143,9 @@ def table(cases: Sequence[Lost]) -> str:
     """The table of docs/planning.md."""
     judged = ("trained", "held out")
     lines = [
-        "| choice | " + " | ".join(f"prompts {where}: mean [90 % interval] | 90th percentile" for where in judged) + " |",
+        "| choice | "
+        + " | ".join(f"prompts {where}: mean [90 % interval] | 90th percentile" for where in judged)
+        + " |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for row in ROWS:

@@ -165,7 +165,7 @@ def pilot_size(
     with clear_errors():
         if (guess is None) == (not pilot):
             raise rl2ml.InvalidInput("give a pilot or --guess, one of them")
-        known = pilot_of(pilot, None, None, None)[0] if pilot else rl2ml.guess(guess or 0.0, spread)
+        known = pilot_of(pilot, None, None, None)[0] if pilot else rl2ml.guessed_prior(guess or 0.0, spread)
         with progress("Drawing pilots …"):
             found = rl2ml.plan_pilot(
                 known,

@@ -150,14 +150,12 @@ def coordinates_of(prior: BetaPrior) -> Array:
 
 
 def hyperprior(coordinates: Array) -> tuple[Array, Array]:
-    """∇ and −∇² of the log-hyperprior at θ, [2] and [2, 2]: what it pulls by, and its penalty."""
+    """∇ and −∇² of the log-hyperprior at θ [..., 2]: what it pulls by, [..., 2], and its penalty, [2, 2]."""
     penalty = np.diag(_PRECISION)
-    return -penalty @ (coordinates - np.array(HYPERPRIOR_CENTER)), penalty
+    return (np.array(HYPERPRIOR_CENTER) - coordinates) @ penalty, penalty
 
 
-def scores_at(
-    coordinates: Array, successes: npt.NDArray[np.int64], failures: npt.NDArray[np.int64]
-) -> Array:
+def scores_at(coordinates: Array, successes: npt.NDArray[np.int64], failures: npt.NDArray[np.int64]) -> Array:
     """∇ log P(k | n, θ) at any θ for k successes and n−k failures [C]: [C, 2]."""
     logit, log_concentration = coordinates.tolist()
     return _Point.of(_Cells.of(successes, failures, np.ones(successes.shape)), logit, log_concentration).scores()

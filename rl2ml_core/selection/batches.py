@@ -155,7 +155,7 @@ def _lowered(moments: Array) -> Array:
     """E[f B_m] of one degree less: [..., n+1] → [..., n]; B_m = ((n−m) B_m + (m+1) B_{m+1})/n. E39."""
     n = moments.shape[-1] - 1
     m = np.arange(n)
-    return moments[..., :-1] * ((n - m) / n) + moments[..., 1:] * ((m + 1) / n)
+    return np.asarray(moments[..., :-1] * ((n - m) / n) + moments[..., 1:] * ((m + 1) / n))
 
 
 @lru_cache(maxsize=256)

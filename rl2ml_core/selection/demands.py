@@ -92,14 +92,16 @@ class Demands:
             ways.append(f"largest_scale to {_up(float(scales[kept].min())):g} (asked: {self.largest_scale:g})")
         if self.least_pass_rate is not None and not kept.any() and light.any():
             needed = needed_order(low, self.least_pass_rate, self.tail)
-            ways.append(f"the rollouts per prompt to {needed:,} (most: {int(num_rollouts.max()):,})")
+            enough = np.array([needed])
+            if self.scales(low, enough, enough)[0] <= (self.largest_scale or np.inf):
+                ways.append(f"the rollouts per prompt to {needed:,} (most: {int(num_rollouts.max()):,})")
         below = self.largest_gamma(num_rollouts, orders, 0.0, high)
         if low > 0 and not np.isnan(below).all():
             ways.append(f"gamma_min to {np.floor(float(np.nanmax(below)) * 100) / 100:g} (asked: {low:g})")
         if not ways:  # neither alone can be met
-            ways.append(
-                f"tail to {_up(float(tails.min())):g} and largest_scale to {_up(float(scales.min())):g}, or more"
-            )
+            least = int(np.argmin(tails))
+            tail, scale = _up(float(tails[least])), _up(float(scales[least]))
+            return f"relax both: tail to {tail:g} (asked: {self.tail:g}) and largest_scale to {scale:g}"
         return "relax one of: " + "; ".join(ways)
 
 

@@ -64,9 +64,7 @@ class Candidate:
     @cached_property
     def searched(self) -> Array:
         """The same at the nodes of the first interpolant, then at the piece edges."""
-        return self.terms(
-            np.concatenate([nodes(self.low, self.high, self.degree), piece_edges(self.low, self.high)])
-        )
+        return self.terms(np.concatenate([nodes(self.low, self.high, self.degree), piece_edges(self.low, self.high)]))
 
     def peaks(self, values: Array) -> tuple[Array, Array]:
         """γ and height of the maxima of rows of values at `searched`, two arrays [rows]."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ class PilotSize:
     @property
     def words(self) -> str:
         """As a sentence names it."""
-        what = "more rollouts for each prompt" if self.kind == "rollouts" else "rollouts"
-        return f"{self.rollouts:,} {what}" if self.kind == "rollouts" else f"{self.prompts:,} prompts × {self.rollouts}"
+        if self.kind == "rollouts":
+            return f"{self.rollouts:,} more rollouts of each prompt"
+        return f"{self.prompts:,} prompts × {self.rollouts}"
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,9 @@ class PilotPlan:
     @classmethod
     def of(cls, now: float | None, floor: float, sizes: tuple[PilotSize, ...], target: float) -> "PilotPlan":
         """From what was computed."""
-        needed = None if now is not None and now <= target else _cheapest(now, sizes, target)
-        if now is not None and now <= target:
-            status = "enough"
-        else:
-            status = "more" if needed else "out_of_reach"
+        enough = now is not None and now <= target
+        needed = None if enough else _cheapest(sizes, target)
+        status = "enough" if enough else "more" if needed else "out_of_reach"
         return cls(status, _summary(status, now, floor, sizes, needed, target), target, now, floor, sizes, needed)
 
     def to_dict(self) -> dict[str, Any]:
@@ -68,14 +68,14 @@ class PilotPlan:
         return {"method_version": METHOD_VERSION, "core_version": __version__, **content}
 
 
-def _cheapest(now: float | None, sizes: Sequence[PilotSize], target: float) -> PilotSize | None:
+def _cheapest(sizes: Sequence[PilotSize], target: float) -> PilotSize | None:
     """The cheapest size that reaches a target: of the sizes, or between two of them with more and more prompts.
 
     What prompts leave open falls like one over their number, so regret is interpolated over it.
     """
     reached = [size for size in sizes if size.expected_regret <= target]
     rows = [size for size in sizes if size.kind == "prompts"]
-    for less, more in zip(rows, rows[1:], strict=False):
+    for less, more in pairwise(rows):
         if less.expected_regret > target >= more.expected_regret:
             reached.append(_between(less, more, target))
     return min(reached, key=lambda size: size.cost, default=None)
@@ -91,18 +91,17 @@ def _between(less: PilotSize, more: PilotSize, target: float) -> PilotSize:
 def _summary(
     status: str, now: float | None, floor: float, sizes: Sequence[PilotSize], needed: PilotSize | None, target: float
 ) -> str:
-    first = "" if now is None else f"γ chosen from this pilot loses {now:.2%} of a step's gain on average."
-    aim = f"{target:.2%}"
-    if status == "enough":
-        said = f"That is below {aim}: the pilot is enough."
-    elif needed is not None:
-        more = "" if now is None else " more"
-        said = f"{needed.words.replace(' prompts', f'{more} prompts')} would bring it to {aim}."
-        said = said if now is not None else f"A pilot of {needed.words} is expected to lose {aim} of a step's gain."
-    else:
-        least = min(size.expected_regret for size in sizes) if sizes else floor
-        said = f"None of the sizes asked about reaches {aim} (the least is {least:.2%})."
-        if floor > target:
-            said = f"No pilot reaches {aim}."
+    aim, floor_only = f"{target:.2%}", floor > target
     rest = f" κ, which is not known, accounts for {floor:.2%} whatever the pilot: measure it." if floor > 0 else ""
-    return f"{first} {said}{rest}".strip()
+    if now is None:
+        said = f"A pilot of {needed.words} is expected to lose {aim} of a step's gain." if needed else ""
+    elif status == "enough":
+        said = f"γ chosen from this pilot loses {now:.2%} of a step's gain on average, below {aim}: it is enough."
+    else:
+        said = f"γ chosen from this pilot loses {now:.2%} of a step's gain on average."
+        said += f" About {needed.words.replace(' prompts', ' more prompts')} would bring it to {aim}." if needed else ""
+    if status == "out_of_reach":
+        least = min((size.expected_regret for size in sizes), default=floor)
+        why = "" if floor_only else f" of the sizes asked about (the least is {least:.2%})"
+        said = f"{said} No pilot{why} reaches {aim}.".strip()
+    return said + rest

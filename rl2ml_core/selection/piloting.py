@@ -1,4 +1,4 @@
-"""Is the pilot large enough? What choosing γ from it is expected to lose, and what it would after more was sampled. E42.
+"""Is the pilot large enough? What choosing γ from it is expected to lose, now and after more was sampled. E42.
 
 Preposterior analysis by the conjugate model: populations that may be the true one are drawn from what the pilot says,
 pilots from them, and each pilot's answer is valued by its population. Answers are linear in counts, so that nothing is
@@ -24,20 +24,21 @@ from rl2ml_core.selection.preposterior import Mixtures, Pilots, truths_of
 from rl2ml_core.selection.problem import Problem
 from rl2ml_core.selection.uncertainty import kappa_draws
 
-__all__ = ["guess", "plan_pilot"]
+__all__ = ["guessed_prior", "plan_pilot"]
 
 _TIMES_PROMPTS = (0.5, 1, 2, 4, 8, 16)
 _TIMES_ROLLOUTS = (1, 3)
 _PROMPTS_OF_A_GUESS = (16, 32, 64, 128, 256, 512)
 _ROLLOUTS_OF_A_GUESS = 8
-_MOST = 10**7  # prompts or rollouts that may be asked about
+_MOST_PROMPTS, _MOST_ROLLOUTS = 10**7, 1024
 _MOST_DRAWS = 100_000
-_VALUES = 1 << 20  # draws × outcomes of a size
+_VALUES = 1 << 20  # draws × outcomes of a size, where draws may be fewer than asked
 _FEWEST_DRAWS = 100
+_MOST_OUTCOMES = 20_000  # of a size: cells × further rollouts
 _TINY = 1e-300
 
 
-def guess(pass_rate: float, spread: float = 1.0) -> BetaPrior:
+def guessed_prior(pass_rate: float, spread: float = 1.0) -> BetaPrior:
     """A guess of difficulty: pass rates of this mean, Beta distributed with pseudo-counts that add to `spread`.
 
     Small spreads mean that most prompts are nearly always or nearly never solved; real pilots have some .3 to 2.
@@ -69,7 +70,7 @@ def plan_pilot(
     The prior on pass rates is the one that fits the pilot; or the guess itself, where nothing was sampled yet.
 
     Args:
-        known: the pilot, or a guess of the pass rates (see `guess`).
+        known: the pilot, or a guess of the pass rates (see `guessed_prior`).
         metric: what you are judged on.
         num_rollouts: N, rollouts per prompt in training.
         more_prompts: numbers of further prompts to ask about; half to sixteen times those there are when None. With a
@@ -116,7 +117,7 @@ def plan_pilot(
 def _outcomes(pilot: PilotHistogram | None, sizes: Sequence[PilotSize]) -> int:
     """The most counts of one draw: of every cell, each further number of successes."""
     cells = 1 if pilot is None else pilot.num_cells
-    return max(size.rollouts * (cells if size.kind == "rollouts" else 1) + cells for size in sizes)
+    return max((size.rollouts * (cells if size.kind == "rollouts" else 1) for size in sizes), default=0) + cells
 
 
 def _sizes(
@@ -126,25 +127,30 @@ def _sizes(
     pilot_rollouts: int | None,
 ) -> list[PilotSize]:
     """What is asked about."""
+    there = 0.0 if pilot is None else pilot.total_prompts
+    cells = 0 if pilot is None else pilot.num_cells
     common = _ROLLOUTS_OF_A_GUESS
     if pilot is not None:
-        common = int(pilot.num_rollouts[np.argmax(pilot.num_prompts)])
-    each = common if pilot_rollouts is None else integer(pilot_rollouts, "pilot_rollouts", minimum=1, maximum=1024)
-    if more_prompts is None:
-        there = 0 if pilot is None else max(round(pilot.total_prompts), 1)
-        found = [max(round(times * there), 1) for times in _TIMES_PROMPTS] if there else list(_PROMPTS_OF_A_GUESS)
+        common = min(int(pilot.num_rollouts[np.argmax(pilot.num_prompts)]), _MOST_ROLLOUTS)
+    each = common
+    if pilot_rollouts is not None:
+        each = integer(pilot_rollouts, "pilot_rollouts", minimum=1, maximum=_MOST_ROLLOUTS)
+    if more_prompts is not None:
+        prompts = [integer(size, "more_prompts", minimum=1, maximum=_MOST_PROMPTS) for size in more_prompts]
+    elif pilot is None:
+        prompts = list(_PROMPTS_OF_A_GUESS)
     else:
-        found = [integer(size, "more_prompts", minimum=1, maximum=_MOST) for size in more_prompts]
-    if more_rollouts is not None and pilot is None:
-        raise InvalidInput("more_rollouts are of a pilot's prompts; a guess has none", field="more_rollouts")
+        prompts = [min(max(round(times * there), 1), _MOST_PROMPTS) for times in _TIMES_PROMPTS]
+    most = min(_MOST_OUTCOMES // max(cells, 1), _MOST_ROLLOUTS)
     if more_rollouts is None:
-        again = [] if pilot is None else [times * common for times in _TIMES_ROLLOUTS]
+        rollouts = [times * common for times in _TIMES_ROLLOUTS if pilot is not None and times * common <= most]
+    elif pilot is None:
+        raise InvalidInput("more_rollouts are of a pilot's prompts; a guess has none", field="more_rollouts")
     else:
-        again = [integer(size, "more_rollouts", minimum=1, maximum=1024) for size in more_rollouts]
-    there = 0.0 if pilot is None else pilot.total_prompts
+        rollouts = [integer(size, "more_rollouts", minimum=1, maximum=most) for size in more_rollouts]
     return [
-        *(PilotSize("prompts", size, each, float(size * each)) for size in sorted(set(found))),
-        *(PilotSize("rollouts", round(there), size, there * size) for size in sorted(set(again))),
+        *(PilotSize("prompts", size, each, float(size * each)) for size in sorted(set(prompts))),
+        *(PilotSize("rollouts", round(there), size, there * size) for size in sorted(set(rollouts))),
     ]
 
 
@@ -184,7 +190,8 @@ class _Worth:
 
     def _curves(self, mixtures: Mixtures, kappa: Array | None) -> Array:
         """RMS gain on the grid of γ, [D, R]; with the κ that answers go by where None."""
-        problem, moments = self._problem, 0.0
+        problem = self._problem
+        moments: Array = np.zeros((len(mixtures.weights), 1))
         for share, people in zip(mixtures.shares.T, mixtures.populations, strict=True):
             criterion = RmsGain(people, problem.metric, problem.num_rollouts)
             weighted = criterion.weighted(self._tables)

@@ -8,6 +8,7 @@ discount factor. Source: docs/equations.md, E38 to E40.
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from rl2ml_core.checks import choice, finite_number, integer
 from rl2ml_core.errors import InvalidInput
@@ -107,9 +108,11 @@ def plan_budget(
     affordable = [n for n in usable if n + cost <= budget]
     if not affordable:
         return BudgetPlan.without("infeasible", _too_small(budget, usable, cost), budget)
-    ranges = _ranges_of_gamma(affordable, problem, demands)
-    if not ranges:
-        return BudgetPlan.without("infeasible", _unmet(affordable, problem, demands), budget)
+    ranges = dict.fromkeys(affordable, problem.gamma_max)
+    if demands is not None:
+        ranges = _ranges_of_gamma(affordable, problem, demands)
+        if not ranges:
+            return BudgetPlan.without("infeasible", _unmet(affordable, problem, demands), budget)
 
     per_step = {n: min(int(budget // (n + cost)), prompts) for n in ranges}
     frontier = Frontier(problem, per_step, ranges, prompts)
@@ -191,22 +194,18 @@ def _too_small(budget: int, usable: Sequence[int], cost: float) -> str:
     )
 
 
-def _orders(sizes: Sequence[int], problem: Problem) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.maximum(np.array(sizes) - (problem.estimator.name == "group_centered"), 1)
+def _orders(sizes: Sequence[int], problem: Problem) -> npt.NDArray[np.int64]:
+    return np.asarray(np.maximum(np.array(sizes) - (problem.estimator.name == "group_centered"), 1))
 
 
-def _ranges_of_gamma(sizes: Sequence[int], problem: Problem, demands: Demands | None) -> dict[int, float]:
+def _ranges_of_gamma(sizes: Sequence[int], problem: Problem, demands: Demands) -> dict[int, float]:
     """The largest γ of each N that meets the demands; N that meet them nowhere are left out."""
     low, high = problem.gamma_min, problem.gamma_max
-    if demands is None:
-        return dict.fromkeys(sizes, high)
     most = demands.largest_gamma(np.array(sizes), _orders(sizes, problem), low, high)
     return {n: float(g) for n, g in zip(sizes, most, strict=True) if not np.isnan(g)}
 
 
-def _unmet(sizes: Sequence[int], problem: Problem, demands: Demands | None) -> str:
-    if demands is None:
-        raise AssertionError("without demands every number of rollouts has its range")
+def _unmet(sizes: Sequence[int], problem: Problem, demands: Demands) -> str:
     low = problem.gamma_min
     ways = demands.what_to_relax(np.array(sizes), _orders(sizes, problem), low, problem.gamma_max)
     return f"with {min(sizes)} to {max(sizes)} rollouts per prompt no γ from {low:g} meets the demands; {ways}"

@@ -9,6 +9,7 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import psi
 
 from rl2ml_core.checks import Array
 from rl2ml_core.objective.population import BetaPrior, Population
@@ -22,6 +23,9 @@ _Counts = npt.NDArray[np.int64]
 #: Standard deviations at which neighboring priors stand, as in `selection.uncertainty`.
 _NEIGHBORS_AT = 3.0
 _LEAST_SPREAD = 1e-12
+#: Counts in all draws up to which priors are refitted by further steps; how long the first and the others may be.
+_REFITTED, _MORE_STEPS = 100_000, 2
+_LONGEST_FIRST, _LONGEST_STEP = 3.0, 1.0
 _TINY = 1e-300
 
 
@@ -59,7 +63,7 @@ class Mixtures:
 
 
 def truths_of(known: PilotHistogram | BetaPrior, num_draws: int, rng: np.random.Generator) -> Mixtures:
-    """What may be true given a pilot, the prompts and the prior drawn as for intervals (E17, E22); or a guess itself."""
+    """What may be true given a pilot, prompts and prior drawn as for intervals (E17, E22); or a guess itself."""
     if isinstance(known, BetaPrior):
         none = np.zeros(1, np.int64)
         return Mixtures(none, none, np.ones((num_draws, 1)), (known,), np.ones((num_draws, 1)))
@@ -73,33 +77,44 @@ def truths_of(known: PilotHistogram | BetaPrior, num_draws: int, rng: np.random.
 
 @dataclass(frozen=True, eq=False)
 class Pilots:
-    """A pilot in each of D draws, on the same cells; the prior is refitted to each by one Newton step."""
+    """A pilot in each of D draws, on the same cells; the prior is refitted to each."""
 
     successes: _Counts  # [C]
     failures: _Counts
     counts: Array  # prompts, [D, C]
     theta: Array  # of the present pilot's prior, or of the guess, [2]
     curvature: Array  # of the penalized log-likelihood there, with all that was sampled
-    pull: Array  # ∇ there of the log-hyperprior
 
     @classmethod
     def present(cls, known: PilotHistogram | BetaPrior, num_draws: int) -> Self:
         """The pilot there is, in all draws; none at all with a guess."""
         if isinstance(known, BetaPrior):
             theta, none = coordinates_of(known), np.zeros(0, np.int64)
-            pull, penalty = hyperprior(theta)
-            return cls(none, none, np.zeros((num_draws, 0)), theta, penalty, pull)
+            return cls(none, none, np.zeros((num_draws, 0)), theta, hyperprior(theta)[1])
         fitted, k = known.fitted_prior, known.num_successes
-        pull, _ = hyperprior(fitted.coordinates)
         counts = np.tile(known.num_prompts, (num_draws, 1))
-        return cls(k, known.num_rollouts - k, counts, fitted.coordinates, fitted.curvature, pull)
+        return cls(k, known.num_rollouts - k, counts, fitted.coordinates, fitted.curvature)
 
     @cached_property
     def mixtures(self) -> Mixtures:
         """The distributions of pass rates that each pilot's answer goes by."""
-        gradient = self.counts @ scores_at(self.theta, self.successes, self.failures) + self.pull
-        moved = gradient @ np.linalg.inv(self.curvature)
+        steps = np.linalg.inv(self.curvature)
+        scores = scores_at(self.theta, self.successes, self.failures)
+        moved = (self.counts @ scores + hyperprior(self.theta)[0]) @ steps
+        moved = np.clip(moved, -_LONGEST_FIRST, _LONGEST_FIRST)
+        if self.counts.size <= _REFITTED:  # larger pilots move θ so little that one step reaches it
+            for _ in range(_MORE_STEPS):
+                moved += np.clip(self._gradient(self.theta + moved) @ steps, -_LONGEST_STEP, _LONGEST_STEP)
         return Mixtures.near(self.successes, self.failures, self.counts, self.theta, moved)
+
+    def _gradient(self, theta: Array) -> Array:
+        """∇ of the penalized log-likelihood of each draw's counts at θ of its own, [D, 2] → [D, 2]. E21."""
+        mean, concentration = 1 / (1 + np.exp(-theta[:, 0])), np.exp(theta[:, 1])
+        a, b, total = (x[:, None] for x in (concentration * mean, concentration * (1 - mean), concentration))
+        shared = psi(total) - psi(total + self.successes + self.failures)
+        by_a = a[:, 0] * (self.counts * (psi(a + self.successes) - psi(a) + shared)).sum(axis=1)
+        by_b = b[:, 0] * (self.counts * (psi(b + self.failures) - psi(b) + shared)).sum(axis=1)
+        return np.stack([by_a * (1 - mean) - by_b * mean, by_a + by_b], axis=1) + hyperprior(theta)[0]
 
     def with_prompts(self, truths: Mixtures, prompts: int, rollouts: int, rng: np.random.Generator) -> Self:
         """After further prompts, drawn from each truth."""
@@ -119,13 +134,13 @@ class Pilots:
         """After further rollouts of every prompt of the present pilot, given its counts and each truth's prior."""
         chances = np.einsum("dj,jck->dck", truths.shares, truths.laws(rollouts))
         whole = np.maximum(np.rint(self.counts), 1)
-        new = rng.multinomial(whole.astype(np.int64), chances / chances.sum(axis=2, keepdims=True))
-        new = new * (self.counts / whole)[..., None]
+        drawn = rng.multinomial(whole.astype(np.int64), chances / chances.sum(axis=2, keepdims=True))
+        new = drawn * (self.counts / whole)[..., None]
         k = self.successes[:, None] + np.arange(rollouts + 1)
         n = np.broadcast_to((self.successes + self.failures)[:, None] + rollouts, k.shape)
         cells, where = np.unique(np.stack([k.ravel(), n.ravel()]), axis=1, return_inverse=True)
         places = where.ravel() + cells.shape[1] * np.arange(len(new))[:, None]
-        counts = np.bincount(places.ravel(), new.ravel(), len(new) * cells.shape[1])
+        counts: Array = np.bincount(places.ravel(), new.ravel(), len(new) * cells.shape[1]).astype(np.float64)
         sizes, which = np.unique(self.successes + self.failures, return_inverse=True)
         prompts = np.bincount(which.ravel(), self.counts[0])
         gained = [
