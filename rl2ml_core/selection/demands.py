@@ -1,7 +1,7 @@
 """Which γ keep the weight of hard prompts and bound that of lone successes, for each number of rollouts per prompt.
 
 The two bounds of `truncation_window` with M = N: both the missing tail and α_1 grow with γ, so each N has a largest γ.
-Shapes: I numbers of rollouts. Source: docs/equations.md, E40.
+Shapes: I numbers of rollouts. Source: docs/equations.md, E41.
 """
 
 from dataclasses import dataclass

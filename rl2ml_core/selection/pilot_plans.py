@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from rl2ml_core.version import METHOD_VERSION, __version__
 
 __all__ = ["PilotPlan", "PilotSize"]
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,12 @@ class PilotPlan:
         return cls("uninformative", f"No plan: {reason}.", target, None, None, (), None)
 
     @classmethod
-    def of(cls, now: float | None, floor: float, sizes: tuple[PilotSize, ...], target: float) -> "PilotPlan":
-        """From what was computed."""
+    def of(
+        cls, now: float | None, there: float, floor: float, sizes: tuple[PilotSize, ...], target: float
+    ) -> "PilotPlan":
+        """From what was computed, `there` being the prompts of the pilot there is."""
         enough = now is not None and now <= target
-        needed = None if enough else _cheapest(sizes, target)
+        needed = None if enough else _cheapest(now, there, sizes, target)
         status = "enough" if enough else "more" if needed else "out_of_reach"
         return cls(status, _summary(status, now, floor, sizes, needed, target), target, now, floor, sizes, needed)
 
@@ -68,24 +70,23 @@ class PilotPlan:
         return {"method_version": METHOD_VERSION, "core_version": __version__, **content}
 
 
-def _cheapest(sizes: Sequence[PilotSize], target: float) -> PilotSize | None:
-    """The cheapest size that reaches a target: of the sizes, or between two of them with more and more prompts.
+def _cheapest(now: float | None, there: float, sizes: Sequence[PilotSize], target: float) -> PilotSize | None:
+    """The cheapest that reaches a target: of the sizes, or between two numbers of prompts.
 
-    What prompts leave open falls like one over their number, so regret is interpolated over it.
+    What prompts leave open falls like one over their number, the pilot's included: regret is interpolated over it.
     """
     reached = [size for size in sizes if size.expected_regret <= target]
     rows = [size for size in sizes if size.kind == "prompts"]
+    if now is not None and rows:
+        rows = [PilotSize("prompts", 0, rows[0].rollouts, 0.0, now, 0.0), *rows]
     for less, more in pairwise(rows):
         if less.expected_regret > target >= more.expected_regret:
-            reached.append(_between(less, more, target))
+            share = (less.expected_regret - target) / (less.expected_regret - more.expected_regret)
+            inverse = (1 - share) / (there + less.prompts) + share / (there + more.prompts)
+            prompts = math.ceil(1 / inverse - there - _ROUNDING)
+            error = max(less.standard_error, more.standard_error)
+            reached.append(PilotSize("prompts", prompts, more.rollouts, float(prompts * more.rollouts), target, error))
     return min(reached, key=lambda size: size.cost, default=None)
-
-
-def _between(less: PilotSize, more: PilotSize, target: float) -> PilotSize:
-    share = (less.expected_regret - target) / (less.expected_regret - more.expected_regret)
-    prompts = math.ceil(1 / ((1 - share) / less.prompts + share / more.prompts))
-    error = float(np.hypot((1 - share) * less.standard_error, share * more.standard_error))
-    return PilotSize("prompts", prompts, more.rollouts, float(prompts * more.rollouts), target, error)
 
 
 def _summary(

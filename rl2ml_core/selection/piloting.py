@@ -41,7 +41,7 @@ _TINY = 1e-300
 def guessed_prior(pass_rate: float, spread: float = 1.0) -> BetaPrior:
     """A guess of difficulty: pass rates of this mean, Beta distributed with pseudo-counts that add to `spread`.
 
-    Small spreads mean that most prompts are nearly always or nearly never solved; real pilots have some .3 to 2.
+    Small spreads mean that most prompts are nearly always or nearly never solved; real pilots mostly have .1 to 5.
     """
     mean = finite_number(pass_rate, "pass_rate", minimum=1e-6, maximum=1 - 1e-6)
     total = finite_number(spread, "spread", minimum=1e-3, maximum=1e3)
@@ -111,7 +111,8 @@ def plan_pilot(
     now = None if pilot is None else worth.regret(worth.present)[0]
     kappa_is_known = score_model is not None and not score_model.kappa_spread
     floor = 0.0 if kappa_is_known else worth.floor()
-    return PilotPlan.of(now, floor, tuple(worth.of(size) for size in sizes), target)
+    there = 0.0 if pilot is None else pilot.total_prompts
+    return PilotPlan.of(now, there, floor, tuple(worth.of(size) for size in sizes), target)
 
 
 def _outcomes(pilot: PilotHistogram | None, sizes: Sequence[PilotSize]) -> int:

@@ -2,7 +2,7 @@
 
 More rollouts per prompt make each prompt's gradient less noisy; fewer leave more prompts for the step. What is best
 depends on κ and on the mean cosine ρ of two prompts' gradients, so a plan shows both. γ is the family parameter, not a
-discount factor. Source: docs/equations.md, E38 to E40.
+discount factor. Source: docs/equations.md, E38 to E41.
 """
 
 from collections.abc import Sequence
