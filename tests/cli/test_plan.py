@@ -1,6 +1,7 @@
 """`rl2ml plan` and `rl2ml pilot-size`: what they print, save and draw."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,35 @@ def test_pilot_size_takes_a_guess():
 def test_pilot_size_needs_one_of_both():
     for arguments in (("pilot-size", "--metric", "pass@8", "-n", 8), (*SIZE, "--guess", 0.1)):
         assert "give a pilot or --guess, one of them" in complaint(*arguments)
+
+
+# --- docs/planning.md -------------------------------------------------------------------------------------------------
+
+DOCUMENT = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+MATHS = ROOT.parent / "shared" / "data" / "pilots" / "dsr1209_qwen25math1.5b_first4epochs_n32.csv"
+SHOWN = re.findall(r"^\$ rl2ml (plan .*|pilot-size .*)\n((?:(?!\$ |```).*\n)*)", DOCUMENT, re.MULTILINE)
+
+
+def test_the_document_shows_every_kind_of_answer():
+    assert len(SHOWN) == 5
+
+
+@pytest.mark.parametrize(("command", "printed"), SHOWN, ids=[command for command, _ in SHOWN])
+def test_the_documents_transcripts_are_what_is_printed(command, printed):
+    if "maths.csv" in command and not MATHS.is_file():
+        pytest.skip(f"{MATHS} is absent")
+    done = run(*(str(MATHS) if word == "maths.csv" else word for word in command.split()))
+    assert printed.strip()
+    assert [line.split() for line in printed.splitlines() if line.strip()] == [
+        line.split() for line in done.stdout.splitlines() if line.strip()
+    ]
+
+
+def test_the_documents_python_runs(capsys):
+    exec(compile(re.search(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[1], "planning.md", "exec"), {})  # our own text
+    assert "rollouts per step" in capsys.readouterr().out
+
+
+def test_the_documents_figures_are_there():
+    for figure in re.findall(r"\]\((planning/\w+\.png)\)", DOCUMENT):
+        assert (ROOT / "docs" / figure).is_file()
