@@ -52,10 +52,12 @@ benchmarks: $(VENV)/.training ## seconds, requests per second and shares covered
 	$(call stage,loss,$(BIN)/python benchmarks/loss.py)
 	$(call stage,geometry,$(BIN)/python benchmarks/geometry.py)
 	$(call stage,filters,$(BIN)/python benchmarks/filters.py)
+	$(call stage,planning,$(BIN)/python benchmarks/planning.py)
 
 evidence: $(VENV)/.training ## train everything behind docs/evidence.md, some 50 minutes, resumable, and fill in its tables
 	$(call stage,simulator,$(BIN)/python -m benchmarks.evidence.run --full)
 	$(call stage,models,$(BIN)/python benchmarks/evidence/models/run.py)
+	$(call stage,planning,$(BIN)/python -m benchmarks.evidence.planning)
 	$(call stage,document,$(BIN)/python -m benchmarks.evidence.document)
 
 evidence-quick: $(VENV)/.training ## the same code, small: a check that it runs

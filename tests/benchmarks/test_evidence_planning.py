@@ -68,9 +68,8 @@ def test_the_quick_form_runs(tmp_path):
     arguments = ["-m", "benchmarks.evidence.planning", "--quick", "--workers", "1", "--output", str(tmp_path)]
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    means = {
-        name: float(mean) for name, mean in re.findall(r"^\| ([^|]+?) \| (-?\d\.\d+) \[", done.stdout, re.MULTILINE)
-    }
+    rows = re.findall(r"^\| ([^|]+?) \| (-?\d\.\d+) \[", done.stdout, re.MULTILINE)
+    means = {name: float(mean) for name, mean in rows}
     assert set(means) == set(ROWS)
     # Told κ and ρ, a plan from a pilot is better than the worst of the constants with the best γ in hindsight.
     assert means[MEASURED] < max(means[CONSTANT.format(n)] for n in NUM_ROLLOUTS) - 0.1
