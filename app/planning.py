@@ -64,13 +64,15 @@ class Planning:
         limit(request.search.gamma_max, settings.max_gamma, "#/search/gamma_max", "γ")
         limit(request.uncertainty.bootstrap, settings.max_bootstrap, "#/uncertainty/bootstrap", "draws")
         budget, asked = request.budget, request.demands
+        sizes = budget.choices or [n for n in CHOICES if n <= settings.max_num_rollouts]
+        limit(max(sizes), settings.max_num_rollouts, "#/budget/choices", "rollouts per prompt")
         with refusing(_POINTERS, request.pilot):
             planning = cls(
                 pilot_of(request.pilot),
                 metric_of(request.metric),
                 budget.rollouts_per_step,
                 {
-                    "choices": budget.choices,
+                    "choices": sizes,
                     "prompt_cost": budget.prompt_cost,
                     "num_prompts": budget.num_prompts,
                     "cosine": request.cosine,
@@ -102,7 +104,7 @@ class Planning:
 
     @property
     def _sizes(self) -> list[int]:
-        return sorted(set(self.options["choices"] or CHOICES))
+        return sorted(set(self.options["choices"]))
 
     def _check_work(self, settings: Settings) -> None:
         cells, most = size_of(self.pilot), settings.max_work

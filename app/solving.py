@@ -79,7 +79,8 @@ class Question:
         """
         check_size(request.pilot, settings)
         budget = request.budget
-        num_rollouts = budget.num_rollouts or min(budget.rollouts_per_step or 1, max(CHOICES))
+        most = min(max(CHOICES), settings.max_num_rollouts)
+        num_rollouts = budget.num_rollouts or min(budget.rollouts_per_step or 1, most)
         limit(num_rollouts, settings.max_num_rollouts, "#/budget/num_rollouts", "rollouts per prompt")
         limit(request.search.gamma_max, settings.max_gamma, "#/search/gamma_max", "γ")
         limit(request.uncertainty.bootstrap, settings.max_bootstrap, "#/uncertainty/bootstrap", "draws")
@@ -305,8 +306,9 @@ def answer(question: Question, identity: str) -> bytes:
 def _split(question: Question, budget: int) -> dict[str, Any]:
     """How a step's rollouts are split, as planned or as asked, and what that loses against the best split."""
     asked = {name: question.options[name] for name in _PLANNED_BY if name in question.options}
-    own = [] if question.is_planned else [n for n in [question.num_rollouts] if n <= MOST_ROLLOUTS]
-    found = rl2ml.plan_budget(question.pilot, question.metric, budget, choices=[*CHOICES, *own], bootstrap=0, **asked)
+    own = question.num_rollouts
+    sizes = range(1, own + 1) if question.is_planned else {*CHOICES, min(own, MOST_ROLLOUTS)}
+    found = rl2ml.plan_budget(question.pilot, question.metric, budget, choices=sorted(sizes), bootstrap=0, **asked)
     chosen = found.num_rollouts or min(_HABIT, question.num_rollouts) if question.is_planned else question.num_rollouts
     row = next((row for row in found.frontier if row.num_rollouts == chosen), None)
     return {

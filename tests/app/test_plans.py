@@ -97,6 +97,34 @@ def test_recommendations_take_a_budget_of_rollouts_per_step(client, conforms, qu
     assert len({alone["id"], answer["id"], both["id"]}) == 3
 
 
+def test_groups_share_a_split(client, conforms, question):
+    cells = question["pilot"]["cells"]
+    question |= {
+        "pilot": {"groups": {"algebra": {"cells": cells[:2]}, "geometry": {"cells": cells[1:]}}},
+        "budget": {"rollouts_per_step": 96},
+        "uncertainty": {"bootstrap": 0},
+    }
+    answer = conforms(client.ask(question))
+    n = answer["plan"]["num_rollouts"]
+    assert {group["objective"]["num_rollouts"] for group in answer["groups"]["by_group"]} == {n}
+
+
+def test_settings_bound_what_may_be_planned(client_with, question):
+    client = client_with(max_num_rollouts=4)
+    assert max(row["num_rollouts"] for row in client.ask(BODY, path=PLANS).json()["frontier"]) == 4
+    refused = client.ask(BODY | {"budget": {"rollouts_per_step": 8, "choices": [5]}}, path=PLANS)
+    assert refused.json()["errors"][0]["pointer"] == "#/budget/choices"
+    question["budget"] = {"rollouts_per_step": 512}
+    assert client.ask(question).json()["plan"]["num_rollouts"] <= 4
+
+
+def test_a_number_beyond_plans_is_answered_without_a_loss(client, question):
+    question["budget"] = {"rollouts_per_step": 4096, "num_rollouts": 300}
+    split = client.ask(question).json()["plan"]
+    assert split["num_rollouts"] == 300
+    assert split["loss"] is None
+
+
 def test_a_pilot_that_tells_nothing_gets_no_split(client, conforms, question):
     question |= {"pilot": {"num_rollouts": 4, "num_successes": [0, 0, 0]}, "budget": {"rollouts_per_step": 512}}
     answer = conforms(client.ask(question))

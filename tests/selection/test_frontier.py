@@ -11,9 +11,9 @@ from rl2ml_core.selection.problem import Problem
 PILOT = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
 
 
-def frontier(metric="pass@8", sizes=(2, 5, 9), population=PILOT):
+def frontier(sizes=(2, 5, 9), population=PILOT, scores=None):
     problem = Problem.of(
-        population, metric, 9, 0.0, 2.0, "rms_gain", None, "empirical_bayes", None, "leave_one_out", None, False
+        population, "pass@8", 9, 0.0, 2.0, "rms_gain", None, "empirical_bayes", scores, "leave_one_out", None, False
     )
     return Frontier(problem, {n: 90 // n for n in sizes}, dict.fromkeys(sizes, 2.0), 1000)
 
@@ -34,13 +34,11 @@ def test_candidates_are_in_order_with_their_batches():
 
 def test_draws_of_the_same_weights_are_the_frontier_itself():
     """One cell leaves nothing to draw but κ and ρ: gains of a draw are those of its scenario."""
-    pilot = rl2ml.PilotHistogram.from_cells([(8, 2, 50)])
-    found = frontier(population=pilot)
-    gammas = [0.4, 0.8, 1.2]
-    gains = found.draws(gammas, rl2ml.ScoreModel(0.3, 0), {0.05: 1.0}, 3, 0)
-    # With a κ that is known the draws' is the problem's, here the default.
+    pilot, scores = rl2ml.PilotHistogram.from_cells([(8, 2, 50)]), rl2ml.ScoreModel(0.3, 0)
+    found, gammas = frontier(population=pilot, scores=scores), [0.4, 0.8, 1.2]
+    gains = found.draws(gammas, scores, {0.05: 1.0}, 3, 0)
     for i, (one, gamma) in enumerate(zip(found.candidates, gammas, strict=True)):
-        expected = found._gains(one, one.terms(np.array([gamma])), Scenarios.of([0.1], {0.05: 1.0}))
+        expected = found._gains(one, one.terms(np.array([gamma])), Scenarios.of([0.3], {0.05: 1.0}))
         np.testing.assert_allclose(gains[:, i], expected[0, 0], rtol=1e-10)
 
 
