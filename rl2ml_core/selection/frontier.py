@@ -90,7 +90,7 @@ class Frontier:
     ) -> None:
         self._problem = problem
         self._prompts = prompts
-        people = problem.population
+        self.population = people = problem.population
         self._slopes = slopes(people, problem.metric)
         self._slope = float(people.weights @ self._slopes / people.weights.sum())
         moments = BatchMoments.of_population(people, problem.metric, max(highest_gamma))
@@ -173,7 +173,7 @@ class Frontier:
         if kappa is None:
             kappa = np.full(num_draws, self._problem.scores.kappa)
         cosine = rng.choice(list(cosines), num_draws, p=list(cosines.values()))
-        return gain_per_length(
+        gains = gain_per_length(
             self._reweighed(gammas, weights),
             (weights @ self._slopes)[:, None],
             kappa[:, None],
@@ -181,6 +181,7 @@ class Frontier:
             self._prompts,
             np.array([float(one.per_step) for one in self.candidates]),
         )
+        return np.maximum(gains, _TINY)  # of prompts that tell nothing none gains
 
     def _gains(self, candidate: Candidate, terms: Array, scenarios: Scenarios) -> Array:
         """Of terms [5, G] in every scenario: [S, G]."""

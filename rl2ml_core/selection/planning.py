@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from rl2ml_core.checks import choice, finite_number, integer
+from rl2ml_core.checks import Array, choice, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.selection.batches import equal_shares
 from rl2ml_core.selection.demands import Demands
-from rl2ml_core.selection.frontier import Frontier, Scenarios
+from rl2ml_core.selection.frontier import Candidate, Frontier, Scenarios
 from rl2ml_core.selection.lookahead import JUDGED_ON, KAPPAS
 from rl2ml_core.selection.metrics import Metric
 from rl2ml_core.selection.paths import COSINES
@@ -124,28 +124,8 @@ def plan_budget(
     gammas, shares = zip(*(frontier.maximum(one, scenarios, best) for one in frontier.candidates), strict=True)
     top = int(np.argmax(shares))
     gains = frontier.draws(gammas, score_model, cosines, draws, seed)
-    losses = None if gains is None else 1 - gains / gains[:, [top]]
-    spent = [one.per_step * (one.num_rollouts + cost) for one in frontier.candidates]
-    equal = equal_shares(problem.population, [one.num_rollouts for one in frontier.candidates])
-    rows = tuple(
-        Planned(
-            num_rollouts=one.num_rollouts,
-            prompts_per_step=one.per_step,
-            rollouts_spent=spent[i],
-            gamma=gammas[i],
-            largest_gamma=one.high,
-            relative_gain=shares[i] / shares[top],
-            gain_per_rollout=shares[i] / shares[top] * spent[top] / spent[i],
-            loss_interval=None if losses is None else Interval.of(losses[:, i], level),
-            equal_group_share=equal[i],
-        )
-        for i, one in enumerate(frontier.candidates)
-    )
-    planned = frontier.candidates[top]
-    cases = [Scenarios.of([kappa], cosines) for kappa in _KAPPAS]
-    cases += [Scenarios.of(kappas, {rho: 1.0}) for rho in _COSINES]
-    others = frontier.elsewhere(cases, planned, gammas[top])
-    sensitivity = [Sensitivity(at, *other) for at, other in zip(_KAPPAS + _COSINES, others, strict=True)]
+    rows = _rows(frontier, gammas, np.array(shares) / shares[top], gains, cost, level)
+    by_kappa, by_cosine = _sensitivity(frontier, frontier.candidates[top], gammas[top], kappas, cosines)
     return BudgetPlan(
         status="planned",
         summary=plan_summary(budget, rows[top], rows),
@@ -153,14 +133,49 @@ def plan_budget(
         best=rows[top],
         frontier=rows,
         expected_regret=None if gains is None else float((1 - gains[:, top] / gains.max(axis=1)).mean()),
-        kappa_sensitivity=tuple(sensitivity[: len(_KAPPAS)]),
-        cosine_sensitivity=tuple(sensitivity[len(_KAPPAS) :]),
-        assumptions=tuple(
-            problem.assumptions("rms_gain", None, score_model)
-            + ["default_cosine"] * (cosine is None)
-            + ["gains_are_of_one_step"]
+        kappa_sensitivity=by_kappa,
+        cosine_sensitivity=by_cosine,
+        assumptions=(
+            *problem.assumptions("rms_gain", None, score_model),
+            *["default_cosine"] * (cosine is None),
+            "gains_are_of_one_step",
         ),
     )
+
+
+def _rows(
+    frontier: Frontier, gammas: Sequence[float], relative: Array, gains: Array | None, cost: float, level: float
+) -> tuple[Planned, ...]:
+    """A row per N from its γ, its gain relative to the best's and its gains in the draws [D, I]."""
+    top = int(np.argmax(relative))
+    losses = None if gains is None else 1 - gains / gains[:, [top]]
+    spent = [one.per_step * (one.num_rollouts + cost) for one in frontier.candidates]
+    equal = equal_shares(frontier.population, [one.num_rollouts for one in frontier.candidates])
+    return tuple(
+        Planned(
+            num_rollouts=one.num_rollouts,
+            prompts_per_step=one.per_step,
+            rollouts_spent=spent[i],
+            gamma=gammas[i],
+            largest_gamma=one.high,
+            relative_gain=float(relative[i]),
+            gain_per_rollout=float(relative[i]) * spent[top] / spent[i],
+            loss_interval=None if losses is None else Interval.of(losses[:, i], level),
+            equal_group_share=equal[i],
+        )
+        for i, one in enumerate(frontier.candidates)
+    )
+
+
+def _sensitivity(
+    frontier: Frontier, planned: Candidate, gamma: float, kappas: Sequence[float], cosines: dict[float, float]
+) -> tuple[tuple[Sensitivity, ...], tuple[Sensitivity, ...]]:
+    """The plan were κ known, and were ρ."""
+    cases = [Scenarios.of([kappa], cosines) for kappa in _KAPPAS]
+    cases += [Scenarios.of(kappas, {rho: 1.0}) for rho in _COSINES]
+    found = frontier.elsewhere(cases, planned, gamma)
+    rows = [Sensitivity(value, *other) for value, other in zip(_KAPPAS + _COSINES, found, strict=True)]
+    return tuple(rows[: len(_KAPPAS)]), tuple(rows[len(_KAPPAS) :])
 
 
 def _choices(choices: Sequence[int] | None) -> tuple[int, ...]:

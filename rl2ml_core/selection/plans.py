@@ -105,8 +105,8 @@ def plan_summary(budget: int, best: Planned, frontier: Sequence[Planned]) -> str
         f"Spend {budget:,} rollouts per step on {best.prompts_per_step:,} prompts × {best.num_rollouts} "
         f"rollout{'s' * (best.num_rollouts > 1)}"
     )
-    costs = ", ".join(f"N = {row.num_rollouts} {_percent(1 - row.relative_gain)}" for row in others)
-    lost = f" Lost per step by others: {costs}." if costs else ""
+    costs = ", ".join(f"N = {row.num_rollouts}: {_percent(1 - row.relative_gain)}" for row in others)
+    lost = f" Others lose per step: {costs}." if costs else ""
     if len(near) == len(frontier) > 1:
         return f"{split}; N hardly matters here: all from {near[0]} to {near[-1]} are within 1 % of the best.{lost}"
     width = f" (from {near[0]} to {near[-1]} within 1 %)" if len(near) > 1 else ""

@@ -21,7 +21,7 @@ def test_a_summary_names_the_split_what_others_lose_and_the_width():
     ]
     assert plan_summary(512, rows[3], rows) == (
         "Spend 512 rollouts per step on 64 prompts × 8 rollouts (from 7 to 16 within 1 %). "
-        "Lost per step by others: N = 2 20 %, N = 4 3 %, N = 16 0.5 %, N = 32 10 %."
+        "Others lose per step: N = 2: 20 %, N = 4: 3 %, N = 16: 0.5 %, N = 32: 10 %."
     )
 
 
