@@ -95,8 +95,9 @@ def plan_pilot(
     if isinstance(score_model, ScoreModel) and score_model.is_default:
         score_model = None
     nothing = np.zeros(1)
+    people = known if isinstance(known, PilotHistogram) else Population(nothing, nothing, np.ones(1), known)
     problem = Problem.of(
-        known if isinstance(known, PilotHistogram) else Population(nothing, nothing, np.ones(1), known), metric, num_rollouts, gamma_min, gamma_max, "rms_gain", None, "empirical_bayes", score_model, baseline,
+        people, metric, num_rollouts, gamma_min, gamma_max, "rms_gain", None, "empirical_bayes", score_model, baseline,
         None, filter_groups,
     )  # fmt: skip
     sizes = _sizes(pilot, more_prompts, more_rollouts, pilot_rollouts)
