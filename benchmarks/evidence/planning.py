@@ -32,12 +32,14 @@ from benchmarks.evidence.settings import DIFFICULTIES, FULL, QUICK, Design, Sett
 from benchmarks.evidence.simulate import METRICS
 from rl2ml_core.checks import Array
 from rl2ml_core.objective.population import LEAST_KAPPA
+from rl2ml_core.selection.problem import Problem, solve
 
 BUDGET = 128
 NUM_ROLLOUTS = (2, 4, 8, 16, 32)
 STEPS = ("normalized", "adam")
 QUICK_PAIRS = (("linear_weak", "hard"), ("noise_100", "bimodal"))
 
+_HABIT = 8
 _ARMS = [arm for arm in ARMS if arm.baseline == "bayes"]
 _GAMMAS = np.array(GAMMAS)
 #: Where gains are read: at the last two checkpoints.
@@ -46,9 +48,10 @@ _HORIZONS = slice(-2, None)
 PLANNED = "planned N and γ"
 WITH_RUN = "planned N, γ by `recommend` for it"
 MEASURED = "planned N and γ, κ and ρ measured"
+HABIT = "N = 8, γ by `recommend` for it"
 OWN = "planned N, its own best γ"
 CONSTANT = "N = {}, its own best γ"
-ROWS = (PLANNED, WITH_RUN, MEASURED, OWN, *(CONSTANT.format(n) for n in NUM_ROLLOUTS))
+ROWS = (PLANNED, WITH_RUN, MEASURED, HABIT, OWN, *(CONSTANT.format(n) for n in NUM_ROLLOUTS))
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def plans(pair: tuple[str, str], design: Design, scores: Geometry) -> dict[str, 
     _, difficulty = pair
     prompts, rollouts = design.pilot
     kappa = rl2ml.ScoreModel(max(scores.kappa, LEAST_KAPPA), 0.0)
-    found: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in (PLANNED, WITH_RUN, MEASURED)}
+    found: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in (PLANNED, WITH_RUN, MEASURED, HABIT)}
     for metric in METRICS:
         rows: dict[str, list[tuple[int, float]]] = {name: [] for name in found}
         for seed in range(design.seeds):
@@ -78,17 +81,25 @@ def plans(pair: tuple[str, str], design: Design, scores: Geometry) -> dict[str, 
             known = rl2ml.plan_budget(pilot, metric, BUDGET, score_model=kappa, cosine=max(scores.cosine, 0.0), **asked)
             rows[PLANNED].append(_pair(plan))
             rows[MEASURED].append(_pair(known))
-            n, gamma = rows[PLANNED][-1]
-            of_run = rl2ml.recommend(pilot, metric, n, bootstrap=0).gamma
-            rows[WITH_RUN].append((n, gamma if of_run is None else of_run))
+            n = rows[PLANNED][-1][0]
+            rows[HABIT].append((_HABIT, _of_run(pilot, metric, _HABIT)))
+            rows[WITH_RUN].append(rows[HABIT][-1] if n == _HABIT else (n, _of_run(pilot, metric, n)))
         for name, chosen in rows.items():
             found[name].append(chosen)
     return {name: np.array(chosen) for name, chosen in found.items()}
 
 
+def _of_run(pilot: rl2ml.PilotHistogram, metric: str, n: int) -> float:
+    """γ as `recommend` chooses it, without its checks; 1 where a pilot tells nothing."""
+    problem = Problem.of(
+        pilot, metric, n, 0.0, 2.0, "lookahead", None, "empirical_bayes", None, "bayes", None, filter_groups=False
+    )
+    return solve(problem, {}).gamma if problem.why_uninformative() is None else 1.0
+
+
 def _pair(plan: rl2ml.BudgetPlan) -> tuple[int, float]:
     """What is planned; the habit of N = 8 and γ = 1 where a pilot tells nothing."""
-    return (8, 1.0) if plan.best is None else (plan.best.num_rollouts, plan.best.gamma)
+    return (_HABIT, 1.0) if plan.best is None else (plan.best.num_rollouts, plan.best.gamma)
 
 
 def run_pair(pair: tuple[str, str], design: Design) -> list[Lost]:

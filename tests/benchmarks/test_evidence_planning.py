@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import rl2ml_core as rl2ml
 from benchmarks.evidence.arms import GAMMAS
+from benchmarks.evidence.difficulties import draw_pilot, draw_rates
 from benchmarks.evidence.environments import World, geometry
 from benchmarks.evidence.planning import (
     BUDGET,
     CONSTANT,
+    HABIT,
     MEASURED,
     NUM_ROLLOUTS,
     OWN,
@@ -26,6 +29,7 @@ from benchmarks.evidence.planning import (
 )
 from benchmarks.evidence.regret import halves
 from benchmarks.evidence.settings import QUICK
+from benchmarks.evidence.simulate import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = replace(QUICK, seeds=4, num_train=64, num_held_out=0)
@@ -41,12 +45,14 @@ def test_losses_are_shares_of_the_best_pair():
         PLANNED: np.array([[8, 1.0], [8, 1.0], [4, 1.0], [4, 0.5]]),
         WITH_RUN: np.array([[16, 1.25]] * 4),
         MEASURED: np.array([[2, 1.0]] * 4),
+        HABIT: np.array([[8, 1.0]] * 4),
     }
     case = _case(("softmax", "hard"), "trained", "pass@1", split, chosen)
     assert case.lost[CONSTANT.format(4)] == pytest.approx(0.2)
     assert case.lost[PLANNED] == pytest.approx((0 + 0 + 0.2 + (1 - 0.8 * 0.95)) / 4)
     assert case.lost[WITH_RUN] == pytest.approx(1 - 0.9 * 0.975)
     assert case.lost[MEASURED] == pytest.approx(0.5)
+    assert case.lost[HABIT] == pytest.approx(0)
     assert case.lost[OWN] == pytest.approx(0.1)
     assert case.best == 8
     assert all(f"| {row} |" in table([case]) for row in ROWS)
@@ -59,6 +65,9 @@ def test_plans_know_what_they_are_told():
         assert pairs.shape == (3, 4, 2)
         assert set(pairs[..., 0].ravel().tolist()) <= set(NUM_ROLLOUTS)
     np.testing.assert_array_equal(found[PLANNED][..., 0], found[WITH_RUN][..., 0])
+    pilot = draw_pilot("hard", 1, draw_rates("hard", 1, 64), 8)
+    n, gamma = found[WITH_RUN][1, 1]
+    assert gamma == pytest.approx(rl2ml.recommend(pilot, METRICS[1], int(n), bootstrap=0).gamma, abs=1e-9)
     # κ is 1 there, which a plan that is told takes into account.
     assert found[MEASURED][..., 0].mean() < found[PLANNED][..., 0].mean()
     assert BUDGET % max(NUM_ROLLOUTS) == 0

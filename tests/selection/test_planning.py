@@ -237,3 +237,16 @@ def test_json_form_has_every_row():
     content = json.loads(json.dumps(rl2ml.plan_budget(PILOT, "pass@8", 64).to_dict(), allow_nan=False))
     assert len(content["frontier"]) == 64
     assert content["best"] in content["frontier"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.01, 50), st.permutations(CELLS))
+def test_neither_the_pilots_size_nor_its_order_matters(times, cells):
+    law = rl2ml.BetaPrior(0.5, 1)
+    expected = rl2ml.plan_budget(PILOT, "pass@8", 96, prior=law, bootstrap=0)
+    scaled = rl2ml.PilotHistogram.from_cells([(n, k, times * prompts) for n, k, prompts in cells])
+    found = rl2ml.plan_budget(scaled, "pass@8", 96, prior=law, bootstrap=0)
+    assert found.num_rollouts == expected.num_rollouts
+    assert found.best.gamma == pytest.approx(expected.best.gamma, abs=1e-5)
+    for row, other in zip(found.frontier, expected.frontier, strict=True):
+        assert row.relative_gain == pytest.approx(other.relative_gain, rel=1e-9)
