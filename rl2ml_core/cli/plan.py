@@ -106,10 +106,14 @@ def plan(
                 level=level,
                 **common,
             )
-            answer = None
+            answer = enough = None
             if found.best is not None:
                 n, most = found.best.num_rollouts, found.best.largest_gamma
                 answer = rl2ml.recommend(counts, metric, n, gamma_max=most, bootstrap=0, **common)
+                asked = {name: common[name] for name in ("gamma_min", "score_model", "baseline", "filter_groups")}
+                enough = rl2ml.plan_pilot(
+                    counts, metric, n, more_prompts=[], more_rollouts=[], gamma_max=gamma_range[1], seed=seed, **asked
+                )
         if plot is not None:
             from rl2ml_core.plotting import plot_frontier
 
@@ -119,9 +123,9 @@ def plan(
     if format is o.Format.JSON:
         content = None if answer is None else answer.to_dict()
         brief = None if content is None else {name: content[name] for name in _BRIEF}
-        show_json({**found.to_dict(), "recommendation": brief})
+        show_json({**found.to_dict(), "recommendation": brief, "pilot": enough and enough.to_dict()})
     else:
-        show(plan_text(found, answer, kappa, cosine))
+        show(plan_text(found, answer, enough, kappa, cosine))
         if read is not None:
             show(*findings_text(read))
         if output is not None and answer is not None and answer.objective is not None:
@@ -190,12 +194,16 @@ def pilot_size(
 
 
 def plan_text(
-    found: rl2ml.BudgetPlan, answer: rl2ml.Recommendation | None, kappa: float | None, cosine: float | None
+    found: rl2ml.BudgetPlan,
+    answer: rl2ml.Recommendation | None,
+    enough: rl2ml.PilotPlan | None,
+    kappa: float | None,
+    cosine: float | None,
 ) -> RenderableType:
     """The plan: the sentence, what it rests on, then a row per N."""
     parts: list[RenderableType] = [Text(found.summary, style="bold")]
     if found.best is not None:
-        parts += [Text(""), fields(_rows(found, answer, kappa, cosine)), Text(""), _frontier(found)]
+        parts += [Text(""), fields(_rows(found, answer, enough, kappa, cosine)), Text(""), _frontier(found)]
     return Group(*parts)
 
 
@@ -217,7 +225,11 @@ def _choices(text: str | None) -> list[int] | None:
 
 
 def _rows(
-    found: rl2ml.BudgetPlan, answer: rl2ml.Recommendation | None, kappa: float | None, cosine: float | None
+    found: rl2ml.BudgetPlan,
+    answer: rl2ml.Recommendation | None,
+    enough: rl2ml.PilotPlan | None,
+    kappa: float | None,
+    cosine: float | None,
 ) -> Iterator[tuple[str, str]]:
     best = found.best
     if best is None:
@@ -235,6 +247,9 @@ def _rows(
         yield "near-optimal N", f"{', '.join(map(str, near))}  (within 1% of the best)"
     if found.expected_regret is not None:
         yield "expected regret", f"{found.expected_regret:.1%} of a step's gain  (prompts, κ and ρ uncertain)"
+    if enough is not None and enough.expected_regret is not None and enough.floor is not None:
+        part = f", {enough.floor:.2%} for κ alone" if enough.floor else ""
+        yield "the pilot", f"γ chosen from it loses {enough.expected_regret:.2%}{part}; more of it: rl2ml pilot-size"
     for name, rows, given in (("κ", found.kappa_sensitivity, kappa), ("ρ", found.cosine_sensitivity, cosine)):
         text = ", ".join(f"{row.value:g}: {row.num_rollouts}" for row in rows)
         yield f"best N if {name} were", text + ("" if given is None else f"  (given: {given:g})")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from rl2ml_core.checks import Array, choice, finite_number, integer
 from rl2ml_core.errors import InvalidInput
 from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
+from rl2ml_core.pilot.diagnostics import set_by_prior
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.selection.batches import equal_shares
 from rl2ml_core.selection.demands import Demands
@@ -128,7 +129,7 @@ def plan_budget(
     by_kappa, by_cosine = _sensitivity(frontier, frontier.candidates[top], gammas[top], kappas, cosines)
     return BudgetPlan(
         status="planned",
-        summary=plan_summary(budget, rows[top], rows),
+        summary=plan_summary(budget, rows[top], rows) + _caution(problem),
         rollouts_per_step=budget,
         best=rows[top],
         frontier=rows,
@@ -141,6 +142,14 @@ def plan_budget(
             "gains_are_of_one_step",
         ),
     )
+
+
+def _caution(problem: Problem) -> str:
+    """What a summary adds where the pilot says little; mostly nothing."""
+    if problem.pilot is None or problem.population.prior is None:
+        return ""
+    why = set_by_prior(problem.pilot)
+    return f" The prior shapes this plan: {why}." if why else ""
 
 
 def _rows(

@@ -100,17 +100,34 @@ class BudgetPlan:
 def plan_summary(budget: int, best: Planned, frontier: Sequence[Planned]) -> str:
     """The plan in words: the split, what other N cost, and how wide the choice is."""
     others = [row for row in frontier if row.num_rollouts in _HABITS and row.num_rollouts != best.num_rollouts]
-    near = [row.num_rollouts for row in frontier if row.relative_gain >= 1 - _NEAR]
+    near = [row.num_rollouts for row in _around(best, frontier)]
     split = (
-        f"Spend {budget:,} rollouts per step on {best.prompts_per_step:,} prompts × {best.num_rollouts} "
-        f"rollout{'s' * (best.num_rollouts > 1)}"
+        f"Spend {_counted(budget, 'rollout')} per step on {_counted(best.prompts_per_step, 'prompt')} × "
+        f"{_counted(best.num_rollouts, 'rollout')}"
     )
     costs = ", ".join(f"N = {row.num_rollouts}: {_percent(1 - row.relative_gain)}" for row in others)
     lost = f" Others lose per step: {costs}." if costs else ""
     if len(near) == len(frontier) > 1:
         return f"{split}; N hardly matters here: all from {near[0]} to {near[-1]} are within 1 % of the best.{lost}"
     width = f" (from {near[0]} to {near[-1]} within 1 %)" if len(near) > 1 else ""
-    return f"{split}{width}.{lost}"
+    at_end = (
+        " It is the largest N to choose from: more may be better." if len(frontier) > 1 and best is frontier[-1] else ""
+    )
+    return f"{split}{width}.{lost}{at_end}"
+
+
+def _around(best: Planned, frontier: Sequence[Planned]) -> Sequence[Planned]:
+    """The rows on both sides of the best that are within 1 % of it, without a gap."""
+    first = last = next(i for i, row in enumerate(frontier) if row is best)
+    while first and frontier[first - 1].relative_gain >= 1 - _NEAR:
+        first -= 1
+    while last + 1 < len(frontier) and frontier[last + 1].relative_gain >= 1 - _NEAR:
+        last += 1
+    return frontier[first : last + 1]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _percent(share: float) -> str:

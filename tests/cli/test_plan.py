@@ -58,6 +58,8 @@ def test_json_is_the_librarys_answer_with_the_recommendation(pilot):
     plan = rl2ml.plan_budget(pilot, "pass@8", 512, bootstrap=0)
     recommended = rl2ml.recommend(pilot, "pass@8", plan.num_rollouts, bootstrap=0).to_dict()
     assert found.pop("recommendation")["gamma"] == recommended["gamma"]
+    pilots = rl2ml.plan_pilot(pilot, "pass@8", plan.num_rollouts, more_prompts=[], more_rollouts=[])
+    assert found.pop("pilot")["expected_regret"] == pilots.expected_regret
     assert found == json.loads(json.dumps(plan.to_dict()))
 
 
@@ -66,7 +68,8 @@ def test_options_reach_the_library(pilot):
     options += ("--gamma-range", 0.2, 1.5, "--baseline", "leave_one_out", "--prior", "1,1", "--seed", 3, "--level", 0.8)
     options += ("--least-pass-rate", 0.05, "--tail", 0.5, "--largest-scale", 3, "--bootstrap", 50)
     found = answer(*USUAL, *options)
-    found.pop("recommendation")
+    assert found.pop("recommendation")["gamma"] <= 1.5
+    assert found.pop("pilot")["status"] == "enough"
     expected = rl2ml.plan_budget(
         pilot, "pass@8", 512, choices=[4, 8, 16], prompt_cost=0.5, num_prompts=300, cosine=0.05,
         score_model=rl2ml.ScoreModel(0.3), gamma_min=0.2, gamma_max=1.5, baseline="leave_one_out",

@@ -202,6 +202,14 @@ def test_a_pilot_that_tells_nothing_has_no_plan():
     assert "no success at all" in plan.summary
 
 
+def test_a_plan_says_where_the_prior_shapes_it_and_where_the_choices_end():
+    single = rl2ml.plan_budget(rl2ml.PilotHistogram.from_counts([0, 1, 0, 1], 1), "pass@8", 64, bootstrap=0)
+    assert single.summary.endswith("The prior shapes this plan: one rollout per prompt shows no spread of pass rates.")
+    few = rl2ml.plan_budget(PILOT, "pass@8", 512, choices=[2, 3], bootstrap=0)
+    assert few.num_rollouts == 3
+    assert few.summary.endswith("It is the largest N to choose from: more may be better.")
+
+
 def test_known_pass_rates_have_no_ranges():
     plan = rl2ml.plan_budget(Population.from_pass_rates([0.1, 0.4, 0.9]), "pass@8", 64)
     assert plan.expected_regret is None

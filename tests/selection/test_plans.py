@@ -25,10 +25,17 @@ def test_a_summary_names_the_split_what_others_lose_and_the_width():
     )
 
 
+def test_the_width_has_no_gaps():
+    rows = [planned(n, gain) for n, gain in ((6, 0.995), (8, 1.0), (9, 0.98), (10, 0.995))]
+    assert "(from 6 to 8 within 1 %)" in plan_summary(512, rows[1], rows)
+
+
 def test_a_summary_says_where_nothing_is_at_stake():
     rows = [planned(4, 0.995), planned(8, 1.0)]
     assert "N hardly matters here: all from 4 to 8 are within 1 % of the best." in plan_summary(512, rows[1], rows)
     assert plan_summary(512, rows[1], rows[1:]) == "Spend 512 rollouts per step on 64 prompts × 8 rollouts."
+    alone = Planned(1, 1, 1.0, 0.0, 2.0, 1.0, 1.0, None, 1.0)
+    assert plan_summary(1, alone, [alone]) == "Spend 1 rollout per step on 1 prompt × 1 rollout."
 
 
 def test_losses_are_of_the_frontier():
