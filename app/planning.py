@@ -20,9 +20,9 @@ from app.values import (
     size_of,
 )
 from rl2ml_core.objective.quadrature import quadrature_nodes
-from rl2ml_core.selection.planning import CHOICES
+from rl2ml_core.selection.planning import CHOICES, MOST_ROLLOUTS
 
-__all__ = ["Planning", "plan", "planning_milliseconds"]
+__all__ = ["Planning", "plan", "planning_milliseconds", "split_of"]
 
 _POINTERS = {
     "rollouts_per_step": "#/budget/rollouts_per_step",
@@ -39,6 +39,10 @@ _POINTERS = {
 _BRIEF = ("summary", "gamma", "status", "near_optimal", "objective")
 #: Of `rl2ml.plan_budget`'s arguments those that `rl2ml.recommend` takes too.
 _SHARED = ("gamma_min", "prior", "score_model", "baseline", "filter_groups", "judged_on")
+#: And what a recommendation's plan is told.
+_OF_A_QUESTION = (*_SHARED, "gamma_max")
+#: Rollouts per prompt where a plan finds none to prefer: most trainers' habit.
+_HABIT = 8
 #: A recommendation by the lookahead without draws, and the pilots that tell whether one is enough.
 _MILLISECONDS_OF_RECOMMENDING, _MILLISECONDS_OF_PILOTS = 60.0, 150.0
 
@@ -150,3 +154,34 @@ def plan(planning: Planning) -> bytes:
                 )  # fmt: skip
                 pilot = larger.to_dict()
     return as_json({**found.to_dict(), "recommendation": recommendation, "pilot": pilot})
+
+
+def split_of(
+    pilot: rl2ml.PilotHistogram | rl2ml.Population,
+    metric: rl2ml.Metric,
+    rollouts_per_step: int,
+    num_rollouts: int,
+    options: dict[str, Any],
+    *,
+    choosing: bool,
+) -> dict[str, Any]:
+    """How a step's rollouts are split, and what that loses against the best split.
+
+    Args:
+        num_rollouts: the rollouts per prompt that are asked for; where the plan is choosing, the most that it may.
+        options: keyword arguments of `recommend`.
+    """
+    asked = {name: options[name] for name in _OF_A_QUESTION if name in options}
+    sizes = set(range(1, num_rollouts + 1)) if choosing else {*CHOICES, min(num_rollouts, MOST_ROLLOUTS)}
+    found = rl2ml.plan_budget(pilot, metric, rollouts_per_step, choices=sorted(sizes), bootstrap=0, **asked)
+    chosen = found.num_rollouts or min(_HABIT, num_rollouts) if choosing else num_rollouts
+    row = next((row for row in found.frontier if row.num_rollouts == chosen), None)
+    return {
+        "summary": found.summary,
+        "rollouts_per_step": rollouts_per_step,
+        "num_rollouts": chosen,
+        "prompts_per_step": None if row is None else row.prompts_per_step,
+        "best_num_rollouts": found.num_rollouts,
+        "near_optimal": list(found.near_optimal),
+        "loss": found.loss_of(chosen),
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 import rl2ml_core as rl2ml
 from app.answers import as_json
-from app.planning import planning_milliseconds
+from app.planning import planning_milliseconds, split_of
 from app.schemas.common import GroupsPilot, Table
 from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
@@ -30,7 +30,7 @@ from app.values import (
     table_of,
 )
 from rl2ml_core.objective.quadrature import quadrature_nodes
-from rl2ml_core.selection.planning import CHOICES, MOST_ROLLOUTS
+from rl2ml_core.selection.planning import CHOICES
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
 
 __all__ = ["Question", "answer"]
@@ -48,10 +48,6 @@ _POINTERS = {
 
 #: What a group's answer keeps of a recommendation: what one compares groups by, and what to train with.
 _OF_A_GROUP = ("summary", "gamma", "status", "interval", "near_optimal", "objective")
-#: What a plan is told of a question.
-_PLANNED_BY = ("gamma_min", "gamma_max", "prior", "score_model", "baseline", "filter_groups", "judged_on")
-#: Rollouts per prompt where a plan finds none to prefer: most trainers' habit.
-_HABIT = 8
 #: A number of an answer takes as much memory as so many of a solve: it is a Python object, then text.
 _ANSWERED = 8
 #: Numbers that are kept of a path for every γ: 9 at up to 65 points of 2 ways on some 100 nodes.
@@ -293,7 +289,10 @@ def answer(question: Question, identity: str) -> bytes:
     with refusing(_POINTERS | {"num_rollouts": "#/budget/num_rollouts"}):
         num_rollouts = question.num_rollouts
         if question.rollouts_per_step is not None:
-            split = _split(question, question.rollouts_per_step)
+            split = split_of(
+                question.pilot, question.metric, question.rollouts_per_step, num_rollouts, question.options,
+                choosing=question.is_planned,
+            )  # fmt: skip
             num_rollouts = split["num_rollouts"]
         if question.groups:
             grouped = rl2ml.recommend_groups(question.groups, question.metric, num_rollouts, **question.options)
@@ -301,25 +300,6 @@ def answer(question: Question, identity: str) -> bytes:
         else:
             recommendation = rl2ml.recommend(question.pilot, question.metric, num_rollouts, **question.options)
     return as_json({"id": identity, **recommendation.to_dict(), "groups": groups, "plan": split})
-
-
-def _split(question: Question, budget: int) -> dict[str, Any]:
-    """How a step's rollouts are split, as planned or as asked, and what that loses against the best split."""
-    asked = {name: question.options[name] for name in _PLANNED_BY if name in question.options}
-    own = question.num_rollouts
-    sizes = range(1, own + 1) if question.is_planned else {*CHOICES, min(own, MOST_ROLLOUTS)}
-    found = rl2ml.plan_budget(question.pilot, question.metric, budget, choices=sorted(sizes), bootstrap=0, **asked)
-    chosen = found.num_rollouts or min(_HABIT, question.num_rollouts) if question.is_planned else question.num_rollouts
-    row = next((row for row in found.frontier if row.num_rollouts == chosen), None)
-    return {
-        "summary": found.summary,
-        "rollouts_per_step": budget,
-        "num_rollouts": chosen,
-        "prompts_per_step": None if row is None else row.prompts_per_step,
-        "best_num_rollouts": found.num_rollouts,
-        "near_optimal": list(found.near_optimal),
-        "loss": found.loss_of(chosen),
-    }
 
 
 def _groups_answer(grouped: rl2ml.GroupedRecommendation) -> dict[str, Any]:
