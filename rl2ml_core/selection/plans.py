@@ -110,10 +110,12 @@ def plan_summary(budget: int, best: Planned, frontier: Sequence[Planned]) -> str
     if len(near) == len(frontier) > 1:
         return f"{split}; N hardly matters here: all from {near[0]} to {near[-1]} are within 1 % of the best.{lost}"
     width = f" (from {near[0]} to {near[-1]} within 1 %)" if len(near) > 1 else ""
-    at_end = (
-        " It is the largest N to choose from: more may be better." if len(frontier) > 1 and best is frontier[-1] else ""
-    )
-    return f"{split}{width}.{lost}{at_end}"
+    more = ""
+    if len(frontier) > 1 and best is frontier[-1]:
+        more = " It is the largest N to choose from: more may be better."
+    if best.num_rollouts == 1:
+        more = " With one rollout per prompt every γ is plain RL, and most trainers want two or more."
+    return f"{split}{width}.{lost}{more}"
 
 
 def _around(best: Planned, frontier: Sequence[Planned]) -> Sequence[Planned]:

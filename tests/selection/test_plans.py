@@ -35,7 +35,10 @@ def test_a_summary_says_where_nothing_is_at_stake():
     assert "N hardly matters here: all from 4 to 8 are within 1 % of the best." in plan_summary(512, rows[1], rows)
     assert plan_summary(512, rows[1], rows[1:]) == "Spend 512 rollouts per step on 64 prompts × 8 rollouts."
     alone = Planned(1, 1, 1.0, 0.0, 2.0, 1.0, 1.0, None, 1.0)
-    assert plan_summary(1, alone, [alone]) == "Spend 1 rollout per step on 1 prompt × 1 rollout."
+    assert plan_summary(1, alone, [alone]) == (
+        "Spend 1 rollout per step on 1 prompt × 1 rollout. With one rollout per prompt every γ is plain RL, and most "
+        "trainers want two or more."
+    )
 
 
 def test_losses_are_of_the_frontier():
