@@ -94,13 +94,16 @@ def _summary(
 ) -> str:
     aim, floor_only = f"{target:.2%}", floor > target
     rest = f" κ, which is not known, accounts for {floor:.2%} whatever the pilot: measure it." if floor > 0 else ""
+    there = f"{needed.expected_regret:.2%}" if needed else ""
     if now is None:
-        said = f"A pilot of {needed.words} is expected to lose {aim} of a step's gain." if needed else ""
+        said = f"A pilot of {needed.words} is expected to lose {there} of a step's gain." if needed else ""
     elif status == "enough":
         said = f"γ chosen from this pilot loses {now:.2%} of a step's gain on average, below {aim}: it is enough."
     else:
         said = f"γ chosen from this pilot loses {now:.2%} of a step's gain on average."
-        said += f" About {needed.words.replace(' prompts', ' more prompts')} would bring it to {aim}." if needed else ""
+        said += (
+            f" About {needed.words.replace(' prompts', ' more prompts')} would bring it to {there}." if needed else ""
+        )
     if status == "out_of_reach":
         least = min((size.expected_regret for size in sizes), default=floor)
         why = "" if floor_only else f" of the sizes asked about (the least is {least:.2%})"

@@ -80,8 +80,7 @@ def test_regret_after_a_guess_is_that_of_pilots_from_it(prior, prompts):
     truth = Population(np.zeros(1), np.zeros(1), np.ones(1), law)
     rng = np.random.default_rng(2)
     losses = [
-        lost(rl2ml.PilotHistogram.from_counts(rng.binomial(8, rng.beta(*prior, prompts)), 8), truth)
-        for _ in range(900)
+        lost(rl2ml.PilotHistogram.from_counts(rng.binomial(8, rng.beta(*prior, prompts)), 8), truth) for _ in range(900)
     ]
     (size,) = plan_pilot(law, METRIC, N, score_model=KNOWN, more_prompts=[prompts], draws=4000).sizes
     assert size.expected_regret == pytest.approx(np.mean(losses), rel=0.1)

@@ -84,6 +84,7 @@ def test_more_rollouts_may_be_cheaper():
         (0.05, 0.004, 0.02, "more", "κ, which is not known, accounts for 0.40% whatever the pilot: measure it."),
         (0.05, 0.03, 0.005, "out_of_reach", "No pilot reaches 0.50%."),
         (0.05, 0.0, 0.005, "out_of_reach", "No pilot of the sizes asked about (the least is 1.00%) reaches 0.50%."),
+        (None, 0.0, 0.05, "more", "A pilot of 100 prompts × 8 is expected to lose 4.00% of a step's gain."),
         (None, 0.0, 0.02, "more", "A pilot of 200 prompts × 8 is expected to lose 2.00% of a step's gain."),
     ],
 )
