@@ -56,10 +56,12 @@ benchmarks: $(VENV)/.training ## seconds, requests per second and shares covered
 	$(call stage,rollouts,$(BIN)/python benchmarks/rollouts.py)
 	$(call stage,service,$(BIN)/python benchmarks/service.py)
 	$(call stage,page,$(BIN)/python benchmarks/page.py)
+	$(call stage,planning,$(BIN)/python benchmarks/planning.py)
 
 evidence: $(VENV)/.training ## train everything behind docs/evidence.md, some 50 minutes, resumable, and fill in its tables
 	$(call stage,simulator,$(BIN)/python -m benchmarks.evidence.run --full)
 	$(call stage,models,$(BIN)/python benchmarks/evidence/models/run.py)
+	$(call stage,planning,$(BIN)/python -m benchmarks.evidence.planning)
 	$(call stage,document,$(BIN)/python -m benchmarks.evidence.document)
 
 evidence-quick: $(VENV)/.training ## the same code, small: a check that it runs

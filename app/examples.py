@@ -2,7 +2,14 @@
 
 from typing import Any
 
-__all__ = ["ANALYSIS_EXAMPLES", "REQUEST_EXAMPLES", "REWIND_EXAMPLES", "RUN_EXAMPLES", "WINDOW_EXAMPLES"]
+__all__ = [
+    "ANALYSIS_EXAMPLES",
+    "PLAN_EXAMPLES",
+    "REQUEST_EXAMPLES",
+    "REWIND_EXAMPLES",
+    "RUN_EXAMPLES",
+    "WINDOW_EXAMPLES",
+]
 
 _CELLS = [
     {"num_rollouts": 8, "num_successes": 0, "num_prompts": 30},
@@ -94,6 +101,14 @@ REQUEST_EXAMPLES: dict[str, dict[str, Any]] = {
             "budget": {"num_rollouts": 8},
         },
     },
+    "budget": {
+        "summary": "A budget of rollouts per step instead of rollouts per prompt, which the plan then chooses",
+        "value": {
+            "pilot": {"cells": _CELLS},
+            "metric": "pass@8",
+            "budget": {"rollouts_per_step": 512},
+        },
+    },
     "exact_rates": {
         "summary": "Pass rates taken as exact (no intervals), your own table of advantages as the trainer in use",
         "value": {
@@ -177,4 +192,33 @@ WINDOW_EXAMPLES: dict[str, dict[str, Any]] = {
 
 REWIND_EXAMPLES: dict[str, dict[str, Any]] = {
     "checkpoint": {"summary": "The trainer resumes from before its first window", "value": {"to_index": 0}},
+}
+
+PLAN_EXAMPLES: dict[str, dict[str, Any]] = {
+    "budget": {
+        "summary": "512 rollouts per step, judged by pass@8",
+        "value": {"pilot": {"cells": _CELLS}, "metric": "pass@8", "budget": {"rollouts_per_step": 512}},
+    },
+    "everything": {
+        "summary": "Powers of two, a prompt that costs half a rollout, demands, a measured κ and ρ, and whether the "
+        "pilot is enough",
+        "value": {
+            "pilot": {"cells": _CELLS},
+            "metric": "pass@8",
+            "budget": {
+                "rollouts_per_step": 512,
+                "choices": [4, 8, 16, 32],
+                "prompt_cost": 0.5,
+                "num_prompts": 2000,
+            },
+            "cosine": 0.05,
+            "search": {"gamma_min": 0.0, "gamma_max": 2.0, "judged_on": "either"},
+            "estimator": {"baseline": "bayes", "filter_groups": False},
+            "demands": {"least_pass_rate": 0.05, "tail": 0.5, "largest_scale": 4.0},
+            "score_model": {"kappa": 0.2, "kappa_spread": 0.5},
+            "prior": {"name": "empirical_bayes"},
+            "uncertainty": {"bootstrap": 200, "seed": 0, "level": 0.9},
+            "pilot_target": 0.005,
+        },
+    },
 }

@@ -17,7 +17,7 @@ from app.keys import KeyRing
 from app.metrics import Metrics
 from app.openapi import add_guards
 from app.pool import Pool
-from app.routes import docs, estimators, health, page, pilots, recommendations, runs
+from app.routes import docs, estimators, health, page, pilots, plans, recommendations, runs
 from app.runs import Runs
 from app.schemas.common import ProblemDocument
 from app.settings import Settings
@@ -76,7 +76,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     service.state.uploads = asyncio.Semaphore(chosen.pool_workers + _UPLOADS_WAITING)
     service.state.runs = Runs(chosen, pool, store)
     problems.install(service)
-    for routes in (health, page, docs, recommendations, runs, pilots, estimators):
+    for routes in (health, page, docs, recommendations, runs, pilots, estimators, plans):
         service.include_router(routes.router)
 
     def openapi() -> dict[str, Any]:
@@ -92,6 +92,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                         *recommendations.DOCUMENTED,
                         *runs.DOCUMENTED,
                         *estimators.DOCUMENTED,
+                        *plans.DOCUMENTED,
                         ProblemDocument,
                     )
                 ],

@@ -9,6 +9,7 @@ from typing import Any
 
 import rl2ml_core as rl2ml
 from app.answers import as_json
+from app.planning import planning_milliseconds, split_of
 from app.schemas.common import GroupsPilot, Table
 from app.schemas.recommendations import RecommendationRequest
 from app.settings import Settings
@@ -29,6 +30,7 @@ from app.values import (
     table_of,
 )
 from rl2ml_core.objective.quadrature import quadrature_nodes
+from rl2ml_core.selection.planning import CHOICES
 from rl2ml_core.selection.problem import DEFAULT_VARIANCE_PENALTY
 
 __all__ = ["POINTERS", "Question", "answer"]
@@ -38,6 +40,7 @@ POINTERS = {
     "gamma_max": "#/search/gamma_max",
     "variance_penalty": "#/search/variance_penalty",
     "judged_on": "#/search/judged_on",
+    "rollouts_per_step": "#/budget/rollouts_per_step",
     "current": "#/current",
     "sampled/policy": "#/sampled/policy",
     "training/policy": "#/training/policy",
@@ -58,7 +61,9 @@ class Question:
     pilot: rl2ml.PilotHistogram | rl2ml.Population  # of all groups together, where there are any
     groups: dict[str, rl2ml.PilotHistogram]
     metric: rl2ml.Metric
-    num_rollouts: int
+    num_rollouts: int  # where a plan is to choose them, the most that it may
+    rollouts_per_step: int | None
+    is_planned: bool  # whether a plan is to choose
     options: dict[str, Any]  # keyword arguments of `recommend`
 
     @classmethod
@@ -69,7 +74,9 @@ class Question:
             Problem: a limit exceeded, or values that the core refuses.
         """
         check_size(request.pilot, settings)
-        num_rollouts = request.budget.num_rollouts
+        budget = request.budget
+        most = min(max(CHOICES), settings.max_num_rollouts)
+        num_rollouts = budget.num_rollouts or min(budget.rollouts_per_step or 1, most)
         limit(num_rollouts, settings.max_num_rollouts, "#/budget/num_rollouts", "rollouts per prompt")
         limit(request.search.gamma_max, settings.max_gamma, "#/search/gamma_max", "γ")
         limit(request.uncertainty.bootstrap, settings.max_bootstrap, "#/uncertainty/bootstrap", "draws")
@@ -82,6 +89,8 @@ class Question:
                 groups,
                 metric_of(request.metric),
                 num_rollouts,
+                budget.rollouts_per_step,
+                budget.num_rollouts is None,
                 {
                     "gamma_min": request.search.gamma_min,
                     "gamma_max": request.search.gamma_max,
@@ -118,6 +127,8 @@ class Question:
             pilot = sorted(zip(self.pilot.pass_rates.tolist(), self.pilot.weights.tolist(), strict=True))
         options = {name: plain(value) for name, value in self.options.items()}
         content = [rl2ml.METHOD_VERSION, pilot, self.metric.name, self.num_rollouts, options]
+        if self.rollouts_per_step is not None:
+            content += [self.rollouts_per_step, self.is_planned]
         text = json.dumps(content, sort_keys=True, allow_nan=False).encode()
         return f"rec_{hashlib.sha256(text).hexdigest()[:32]}"
 
@@ -125,6 +136,9 @@ class Question:
     def milliseconds(self) -> float:
         """Predicted time of all solves (benchmarks/http.py prints it beside the measured one)."""
         opinion = self._search_ahead(size_of(self.pilot)) if "look_ahead" in self.options else 0.0
+        if self.rollouts_per_step is not None:
+            width = max(1.0, self.options["gamma_max"] - self.options["gamma_min"])
+            opinion += planning_milliseconds(self.pilot, self.metric, list(CHOICES), draws=False, width=width)
         return opinion + sum(map(self._walking if self._is_lookahead else self._milliseconds, self._solves))
 
     def _milliseconds(self, cells: int) -> float:
@@ -275,16 +289,21 @@ def answer(question: Question, identity: str) -> bytes:
     Raises:
         Problem: values that the core refuses.
     """
-    groups = None
+    groups = split = None
     with refusing(POINTERS | {"num_rollouts": "#/budget/num_rollouts"}):
+        num_rollouts = question.num_rollouts
+        if question.rollouts_per_step is not None:
+            split = split_of(
+                question.pilot, question.metric, question.rollouts_per_step, num_rollouts, question.options,
+                choosing=question.is_planned,
+            )  # fmt: skip
+            num_rollouts = split["num_rollouts"]
         if question.groups:
-            grouped = rl2ml.recommend_groups(
-                question.groups, question.metric, question.num_rollouts, **question.options
-            )
+            grouped = rl2ml.recommend_groups(question.groups, question.metric, num_rollouts, **question.options)
             recommendation, groups = grouped.joint, _groups_answer(grouped)
         else:
-            recommendation = rl2ml.recommend(question.pilot, question.metric, question.num_rollouts, **question.options)
-    return as_json({"id": identity, **recommendation.to_dict(), "groups": groups})
+            recommendation = rl2ml.recommend(question.pilot, question.metric, num_rollouts, **question.options)
+    return as_json({"id": identity, **recommendation.to_dict(), "groups": groups, "plan": split})
 
 
 def _groups_answer(grouped: rl2ml.GroupedRecommendation) -> dict[str, Any]:

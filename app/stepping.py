@@ -204,7 +204,7 @@ def _kept(state: ControllerState, decision: Decision) -> tuple[ControllerState, 
 def _question(settings: ControllerSettings, evidence: rl2ml.PilotHistogram) -> Question:
     names = ("gamma_min", "gamma_max", "criterion", "prior", "bootstrap")
     options: dict[str, Any] = {name: getattr(settings, name) for name in names}
-    return Question(evidence, {}, rl2ml.parse_metric(settings.metric), settings.num_rollouts, options)
+    return Question(evidence, {}, rl2ml.parse_metric(settings.metric), settings.num_rollouts, None, False, options)
 
 
 def _milliseconds(settings: ControllerSettings, evidence: rl2ml.PilotHistogram | None) -> float:

@@ -34,8 +34,13 @@ from rl2ml_core.selection.controller import ControllerSettings, ControllerState,
 from rl2ml_core.selection.controller import replay as replay_controller
 from rl2ml_core.selection.controller import start as start_controller
 from rl2ml_core.selection.controller import step as step_controller
+from rl2ml_core.selection.demands import Demands
 from rl2ml_core.selection.groups import GroupedRecommendation, recommend_groups
 from rl2ml_core.selection.metrics import LogSuccess, Metric, Mixture, PassAtK, parse_metric
+from rl2ml_core.selection.pilot_plans import PilotPlan
+from rl2ml_core.selection.piloting import guessed_prior, plan_pilot
+from rl2ml_core.selection.planning import plan_budget
+from rl2ml_core.selection.plans import BudgetPlan
 from rl2ml_core.selection.recommend import Recommendation, recommend
 from rl2ml_core.version import METHOD_VERSION, __version__
 
@@ -46,11 +51,13 @@ __all__ = [
     "AdvantageTable",
     "Analysis",
     "BetaPrior",
+    "BudgetPlan",
     "Comparison",
     "Conditions",
     "ControllerSettings",
     "ControllerState",
     "Decision",
+    "Demands",
     "FittedPrior",
     "GroupedRecommendation",
     "Identity",
@@ -65,6 +72,7 @@ __all__ = [
     "Objective",
     "PassAtK",
     "PilotHistogram",
+    "PilotPlan",
     "Population",
     "RL2MLError",
     "Recommendation",
@@ -76,6 +84,7 @@ __all__ = [
     "analyze",
     "compare",
     "fit_prior",
+    "guessed_prior",
     "identify",
     "known_table",
     "nearest_gamma",
@@ -83,6 +92,8 @@ __all__ = [
     "objective_value",
     "objective_weight",
     "parse_metric",
+    "plan_budget",
+    "plan_pilot",
     "read_pilot",
     "read_pilot_groups",
     "read_rollouts",

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # torch and the service's packages are optional; the two of scipy take a second to load.
 UNWANTED = [
-    *("torch", "fastapi", "starlette", "pydantic", "httpx", "typer", "rich", "pyarrow", "duckdb"),
+    *("torch", "fastapi", "starlette", "pydantic", "httpx", "typer", "rich", "pyarrow", "duckdb", "matplotlib"),
     *("scipy.stats", "scipy.optimize"),
 ]
 

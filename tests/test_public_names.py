@@ -17,6 +17,7 @@ DOCUMENTED = [
     *["read_rollouts", "Rollouts"],
     *["Metric", "PassAtK", "LogSuccess", "Mixture", "parse_metric", "recommend", "Recommendation"],
     *["recommend_groups", "GroupedRecommendation", "compare", "Comparison"],
+    *["plan_budget", "BudgetPlan", "Demands", "plan_pilot", "PilotPlan", "guessed_prior"],
     *["ControllerSettings", "ControllerState", "Decision"],
     *["start_controller", "step_controller", "replay_controller"],
     *["RL2MLError", "InvalidInput", "InvalidTable", "MissingExtra"],

@@ -56,6 +56,18 @@ def test_transcripts_of_trainers_are_what_is_printed(command, monkeypatch):
     assert set(shown) <= set(printed)
 
 
+@pytest.mark.parametrize("command", re.findall(r"^\$ (rl2ml (?:plan|pilot-size) .*)$", README, re.MULTILINE))
+def test_sentences_of_plans_are_what_is_printed(command, monkeypatch, tmp_path):
+    runner = pytest.importorskip("typer.testing").CliRunner()
+    from rl2ml_core.cli.commands import app
+
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.chdir(tmp_path)
+    pilot = str(ROOT / "examples/addition/pilot.csv")
+    arguments = [pilot if word == "pilot.csv" else word for word in command.partition(" #")[0].split()[1:]]
+    assert transcript(f"$ {command}") == [words(runner.invoke(app, arguments).stdout.splitlines()[0])]
+
+
 def test_the_demos_transcript_is_what_the_library_gives():
     pilot = rl2ml.read_pilot(ROOT / "examples/addition/pilot.csv")
     found = rl2ml.recommend(pilot, "pass@8", 8)

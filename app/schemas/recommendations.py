@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from app.schemas.common import (
     Answer,
@@ -23,6 +23,7 @@ from app.schemas.common import (
 from rl2ml_core.objective.baselines import BASELINES
 from rl2ml_core.objective.catalog import KNOWN_TRAINERS
 from rl2ml_core.objective.family import MAX_ROLLOUTS
+from rl2ml_core.selection.planning import MOST_BUDGET
 
 __all__ = [
     "Budget",
@@ -36,9 +37,17 @@ __all__ = [
 
 
 class Budget(Strict):
-    """Rollouts per prompt in training."""
+    """Rollouts per prompt in training; or per step, and the plan chooses how many per prompt. One of them, or both."""
 
-    num_rollouts: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS)]
+    rollouts_per_step: Annotated[int, Field(ge=1, le=MOST_BUDGET)] | None = None
+    num_rollouts: Annotated[int | None, Field(ge=1, le=MAX_ROLLOUTS, validate_default=True)] = None
+
+    @field_validator("num_rollouts")
+    @classmethod
+    def _some(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is None and info.data.get("rollouts_per_step") is None:
+            raise ValueError("needed where rollouts_per_step is not given")
+        return value
 
 
 class Search(Strict):
@@ -223,6 +232,18 @@ class GroupsAnswer(Answer):
     by_group: list[GroupAnswer]
 
 
+class SplitAnswer(Answer):
+    """How a step's rollouts are split; null parts where no split could be planned, and `summary` says why."""
+
+    summary: str
+    rollouts_per_step: int
+    num_rollouts: int
+    prompts_per_step: int | None
+    best_num_rollouts: int | None
+    near_optimal: list[int]
+    loss: float | None
+
+
 class RecommendationAnswer(Answer):
     """The recommendation. γ and all that follows from it are null when `status` is "uninformative"."""
 
@@ -249,3 +270,4 @@ class RecommendationAnswer(Answer):
     diagnostics: list[DiagnosticAnswer]
     assumptions: list[str]
     groups: GroupsAnswer | None
+    plan: SplitAnswer | None

@@ -25,8 +25,8 @@ from app.schemas.common import (
     rollouts_form,
     unsigned,
 )
-from app.schemas.recommendations import Budget, Current, Estimator, LearningRateAnswer, ObjectiveAnswer
-from rl2ml_core.objective.family import MAX_GAMMA
+from app.schemas.recommendations import Current, Estimator, LearningRateAnswer, ObjectiveAnswer
+from rl2ml_core.objective.family import MAX_GAMMA, MAX_ROLLOUTS
 from rl2ml_core.pilot.diagnostics import LEAST_PROMPTS
 from rl2ml_core.pilot.histogram import MAX_PILOT_ROLLOUTS
 from rl2ml_core.selection.controller import CODES, HALF_LIFE, MAX_PROMPTS, MAX_STEP, MIN_PROMPTS
@@ -83,11 +83,17 @@ RunPilot = Annotated[
 ]
 
 
+class RunBudget(Strict):
+    """Rollouts per prompt in training."""
+
+    num_rollouts: Annotated[int, Field(ge=1, le=MAX_ROLLOUTS)]
+
+
 class RunRequest(Strict):
     """What a run is judged by, what it trains with and how γ may move; the rest has defaults."""
 
     metric: Metric
-    budget: Budget
+    budget: RunBudget
     search: RunSearch = RunSearch()
     estimator: Estimator = Estimator()
     score_model: ScoreModelChoice | None = None

@@ -9,6 +9,7 @@ import typer
 import rl2ml_core as rl2ml
 from rl2ml_core.cli import options as o
 from rl2ml_core.cli.console import clear_errors, progress, show, show_json
+from rl2ml_core.cli.plan import pilot_size, plan
 from rl2ml_core.cli.report import report
 from rl2ml_core.cli.rollouts import findings_text, pilot_of, reading, rollouts_text
 from rl2ml_core.cli.text import groups_text, objective_text, recommendation_text, window_text
@@ -201,6 +202,10 @@ def pilot(
     show(rollouts_text(found))
     if output is not None:
         typer.echo(f"\nSaved {output}. Next: rl2ml recommend {output} --metric pass@8 --rollouts-per-prompt 8")
+
+
+app.command()(plan)
+app.command("pilot-size", no_args_is_help=True)(pilot_size)
 
 
 @app.command()

@@ -34,6 +34,7 @@ __all__ = [
     "Success",
     "VariancePenalty",
     "conditions_of",
+    "integers_of",
     "objective_path",
     "parameters_of",
     "prior_of",
@@ -169,6 +170,16 @@ def parameters_of(texts: list[str]) -> dict[str, float | str]:
         given = _number(value)
         found[name] = value if given is None else given
     return found
+
+
+def integers_of(text: str | None, option: str) -> list[int] | None:
+    """Whole numbers with commas between them."""
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise rl2ml.InvalidInput(f"{option} must be whole numbers such as 4,8,16; got {text!r:.40}") from None
 
 
 def _number(text: str) -> int | float | None:

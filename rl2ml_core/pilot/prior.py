@@ -21,10 +21,13 @@ __all__ = [
     "LEAST_SHAPE",
     "BetaPrior",
     "FittedPrior",
+    "coordinates_of",
     "fit_prior",
+    "hyperprior",
     "log_law",
     "log_likelihood",
     "prior_at",
+    "scores_at",
 ]
 
 #: The hyperprior of θ: normal, its center the uniform prior Beta(1, 1).
@@ -139,6 +142,23 @@ def prior_at(coordinates: npt.ArrayLike) -> BetaPrior:
     mean, rest = _expit(logit), _expit(-logit)
     concentration = math.exp(min(log_concentration, math.log(LARGEST_SHAPE)))
     return BetaPrior(max(concentration * mean, LEAST_SHAPE), max(concentration * rest, LEAST_SHAPE))
+
+
+def coordinates_of(prior: BetaPrior) -> Array:
+    """θ of a prior, [2]: the inverse of `prior_at`."""
+    return np.array([math.log(prior.alpha) - math.log(prior.beta), math.log(prior.alpha + prior.beta)])
+
+
+def hyperprior(coordinates: Array) -> tuple[Array, Array]:
+    """∇ and −∇² of the log-hyperprior at θ [..., 2]: what it pulls by, [..., 2], and its penalty, [2, 2]."""
+    penalty = np.diag(_PRECISION)
+    return (np.array(HYPERPRIOR_CENTER) - coordinates) @ penalty, penalty
+
+
+def scores_at(coordinates: Array, successes: npt.NDArray[np.int64], failures: npt.NDArray[np.int64]) -> Array:
+    """∇ log P(k | n, θ) at any θ for k successes and n−k failures [C]: [C, 2]."""
+    logit, log_concentration = coordinates.tolist()
+    return _Point.of(_Cells.of(successes, failures, np.ones(successes.shape)), logit, log_concentration).scores()
 
 
 def log_likelihood(pilot: Counts, prior: BetaPrior) -> float:

@@ -12,7 +12,16 @@ import numpy as np
 
 from rl2ml_core.checks import Array
 
-__all__ = ["Certificate", "Interpolant", "first_degree", "grid_and_matrix", "interpolate", "nodes", "piece_edges"]
+__all__ = [
+    "Certificate",
+    "Interpolant",
+    "first_degree",
+    "grid_and_matrix",
+    "highest",
+    "interpolate",
+    "nodes",
+    "piece_edges",
+]
 
 #: Interpolants are refined until their last coefficients are this small against the largest value.
 TAIL = 1e-9
@@ -195,6 +204,16 @@ def interpolate(
         if found.tail <= TAIL or degree >= most:
             return found, values
         degree += degree // 2
+
+
+def highest(found: Interpolant, stationary: Array, at_edges: Array) -> tuple[float, float]:
+    """Position and height of the global maximum: an edge of a piece, by its own value, or a stationary point."""
+    best = int(np.argmax(at_edges))
+    point, height = float(found.edges[best]), float(at_edges[best])
+    for other in stationary.tolist():
+        if (value := found(other)) > height:
+            point, height = other, value
+    return point, height
 
 
 def first_degree(num_rollouts: int) -> int:

@@ -15,7 +15,7 @@ from rl2ml_core.objective.advantages import energy_moments, gradient_moments, sc
 from rl2ml_core.objective.population import Population, ScoreModel
 from rl2ml_core.selection.metrics import Metric
 
-__all__ = ["Criterion", "Paper", "RmsGain", "Tables", "Weighted"]
+__all__ = ["Criterion", "Paper", "RmsGain", "Tables", "Weighted", "table_products"]
 
 
 _KEPT_VALUES = 1 << 20
@@ -95,10 +95,10 @@ class RmsGain:
         self._total = total / population.weights.sum()
 
     def totals(self, success: Array, failure: Array) -> Array:
-        return self._apply(self._total[None], _products(success, failure))[:, 0]
+        return self._apply(self._total[None], table_products(success, failure))[:, 0]
 
     def weighted(self, parts: Sequence[Tables]) -> Weighted:
-        products = [_products(*part) for part in parts]
+        products = [table_products(*part) for part in parts]
         tables = sum(success.shape[0] for success, _ in parts)
         if len(parts) == 1 and self._width <= 3 * tables:  # whichever leaves fewer numbers per cell to weigh
             coefficients = np.concatenate([block for _, block in self._blocks()])
@@ -147,7 +147,7 @@ class RmsGain:
         return np.stack([part @ product for part, product in zip(parts, products, strict=True)])
 
 
-def _products(success: Array, failure: Array) -> tuple[Array, Array, Array]:
+def table_products(success: Array, failure: Array) -> tuple[Array, Array, Array]:
     """What gain, noise and coupling are linear in, of G tables: [N, G], [2N, G] and [N−1, G]."""
     s, t = success.T[1:], failure.T[:-1]  # s_{m+1} and t_m, m = 0..N−1
     squares = np.concatenate([s, t]) ** 2

@@ -19,6 +19,7 @@ from scipy.special import gammaln
 from rl2ml_core.checks import Array
 from rl2ml_core.objective.population import Population
 from rl2ml_core.objective.quadrature import laws, nodes, quadrature_nodes
+from rl2ml_core.selection.batches import batch_signal
 from rl2ml_core.selection.metrics import Metric
 
 __all__ = ["COSINES", "PROMPTS", "PROMPTS_PER_STEP", "STEPS", "Point", "masses", "places", "recorded", "walk"]
@@ -162,10 +163,7 @@ def recorded(points: Sequence[Point], mass: Array | None = None) -> Array:
         per_s = np.divide(ahead, theirs, out=np.ones_like(theirs), where=theirs != 0)
         forward = np.diff(passed, axis=0) * (per_s[1:] + per_s[:-1]) / 2
         passed = np.concatenate([np.zeros_like(per_s[:1]), np.cumsum(forward, axis=0)])
-    # E‖u‖² = D + f (⟨w²ℓ⟩ − D) + (⟨E‖ĝ‖²⟩ − ⟨w²ℓ⟩)/G: all but the noise in proportion to κ
-    f = (PROMPTS - PROMPTS_PER_STEP) / ((PROMPTS - 1) * PROMPTS_PER_STEP)
-    common = together * g**2 + apart * square
-    signal = common + f * (square - common) + (coupling - square) / PROMPTS_PER_STEP
+    signal = batch_signal(g, square, coupling, together, PROMPTS, PROMPTS_PER_STEP)  # noise/G is the rest of E‖u‖²
     gain = together * g * slope + apart * crossed
     found = np.stack([gain, value, passed, signal, noise / PROMPTS_PER_STEP])
     return np.asarray(np.swapaxes(found.reshape(*found.shape[:2], kinds, tables, -1), 3, 4))

@@ -19,7 +19,7 @@ from rl2ml_core.objective.population import BetaPrior, Population, ScoreModel
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.pilot.prior import FittedPrior
 from rl2ml_core.selection.calibration import LearningRate, calibrate
-from rl2ml_core.selection.chebyshev import Interpolant, first_degree, grid_and_matrix, interpolate, piece_edges
+from rl2ml_core.selection.chebyshev import Interpolant, first_degree, grid_and_matrix, highest, interpolate, piece_edges
 from rl2ml_core.selection.criteria import Criterion, Paper, RmsGain, Tables
 from rl2ml_core.selection.lookahead import JUDGED_ON, Lookahead
 from rl2ml_core.selection.metrics import Metric, parse_metric
@@ -352,14 +352,7 @@ def solve(problem: Problem, trainers: Mapping[str, AdvantageTable]) -> Solution:
     gammas, terms, values = searched["gammas"], searched["terms"], searched["values"]
     nodes = node_values.size
     stationary = found.stationary_points()
-    # Candidates are the piece edges and the stationary points; the interpolant ranks them.
-    at_edges = values[nodes : nodes + edges.size]
-    best = int(np.argmax(at_edges))
-    gamma, value = float(edges[best]), float(at_edges[best])
-    for point in stationary.tolist():
-        height = found(point)
-        if height > value:
-            gamma, value = point, height
+    gamma, _ = highest(found, stationary, values[nodes : nodes + edges.size])
     # Exact values: of the answer, and of what it is compared with.
     table = problem.valued.table(gamma)
     rl, maxrl = map(problem.valued.table, _RL_AND_MAXRL.tolist())

@@ -11,6 +11,7 @@ import pytest
 import rl2ml_core as rl2ml
 from app.problems import PROBLEM_TYPES
 from app.schemas.estimators import AnalysisAnswer, AnalysisRequest, EstimatorsAnswer
+from app.schemas.plans import PlanAnswer, PlannedAnswer
 from app.schemas.recommendations import GroupAnswer, RecommendationAnswer
 from app.schemas.runs import RunRequest
 from app.settings import Settings
@@ -56,6 +57,8 @@ def test_fields_of_an_answer():
         ("| field of the request |", AnalysisRequest),
         ("| field of a run |", RunRequest),
         ("| field of the analysis |", AnalysisAnswer),
+        ("| field of a plan |", PlanAnswer),
+        ("| field of a row |", PlannedAnswer),
     ],
 )
 def test_fields_of_other_tables(heading, model):
@@ -83,6 +86,20 @@ def test_defaults_of_an_analysis(document):
             assert properties[name]["default"] == json.loads(default.strip("`"))
 
 
+def test_fields_and_defaults_of_a_plan(document):
+    schemas = document["components"]["schemas"]
+    sections = {"budget": "StepBudget", "search": "PlanSearch", "estimator": "PlanEstimator"}
+    rows = {row[0].strip("`"): row[1] for row in table("| field of a plan's request |")}
+    assert list(dict.fromkeys(name.partition(".")[0] for name in rows)) == list(schemas["PlanRequest"]["properties"])
+    for section, model in sections.items():
+        named = [name.partition(".")[2] for name in rows if name.startswith(f"{section}.")]
+        assert named == list(schemas[model]["properties"])
+    for name, default in rows.items():
+        section, _, field = name.partition(".")
+        known = schemas[sections[section] if field else "PlanRequest"]["properties"][field or section]
+        assert ("default" not in known) if default == "required" else known["default"] == json.loads(default.strip("`"))
+
+
 def test_fields_of_a_request(document):
     schemas = document["components"]["schemas"]
     properties = schemas["RecommendationRequest"]["properties"]
@@ -94,7 +111,7 @@ def test_fields_of_a_request(document):
 
 def test_defaults_of_a_request(document):
     schemas = document["components"]["schemas"]
-    sections = {"search": "Search", "uncertainty": "Uncertainty", "estimator": "Estimator"}
+    sections = {"budget": "Budget", "search": "Search", "uncertainty": "Uncertainty", "estimator": "Estimator"}
     checked = 0
     for names, defaults, _ in table("## What a recommendation takes"):
         if defaults == "required":
@@ -147,8 +164,12 @@ def close(shown: Any, real: Any) -> bool:
 
 @pytest.mark.parametrize(
     ("number", "heading", "wrong"),
-    [(0, "left out):", {"gamma": 1.33}), (1, "The analysis, shortened", {"signal": 0.008})],
-    ids=["recommendation", "analysis"],
+    [
+        (0, "left out):", {"gamma": 1.33}),
+        (1, "The analysis, shortened", {"signal": 0.008}),
+        (2, "The plan, shortened", {"expected_regret": 0.9}),
+    ],
+    ids=["recommendation", "analysis", "plan"],
 )
 def test_worked_request_gives_the_answer_shown(client, number, heading, wrong):
     *options, _, body = shlex.split(re.findall(r"```console\n\$ (curl.*?)```", TEXT, re.DOTALL)[number])

@@ -49,6 +49,7 @@ def test_version_and_paths(document):
         ("/v1/runs/{identity}/rewinds", "post"),
         ("/v1/estimators", "get"),
         (ANALYSES, "post"),
+        ("/v1/plans", "post"),
     }
 
 

@@ -71,7 +71,8 @@ def test_usual_questions_stay_in_this_process_and_large_ones_leave_it():
     for name, example in REQUEST_EXAMPLES.items():
         request = RecommendationRequest.model_validate_json(json.dumps(example["value"]))
         request = request.model_copy(update={"search": Search(criterion="rms_gain")})
-        assert Question.of(request, Settings()).milliseconds < (inline if name == "groups" else inline / 3)
+        most = {"groups": inline, "budget": 3 * inline}.get(name, inline / 3)  # a plan looks at 64 numbers of rollouts
+        assert Question.of(request, Settings()).milliseconds < most
     assert milliseconds(pilot=groups(10)) > inline
     assert milliseconds(cells=129, n=64) < inline
     assert milliseconds(cells=2_000, n=256) > inline

@@ -35,6 +35,12 @@ def test_coverage():
     assert re.search(r"^half at \.05, half at \.9 .*100\.0%$", printed, re.MULTILINE)  # and it can tell
 
 
+def test_planning():
+    printed = run("benchmarks/planning.py", "--quick")
+    assert re.search(r"exhaustive search beats the plan by at most \d\.\de[-+]\d+ of the criterion", printed)
+    assert printed.count(" ms ") >= 3
+
+
 def test_imports():
     printed = run("benchmarks/imports.py", "--repeats", "1")
     assert re.search(r"median ratio \d+\.\d\d; target", printed)

@@ -843,7 +843,8 @@ def test_version():
 
 def test_every_command_and_option_is_in_the_help():
     commands = get_command(app).commands
-    assert list(commands) == ["recommend", "pilot", "compare", "analyze", "truncation", "table"]
+    every = ["recommend", "pilot", "plan", "pilot-size", "compare", "analyze", "truncation", "table", "report"]
+    assert list(commands) == every
     overview = run("--help", width=200)
     assert overview.exit_code == 0
     for name, command in commands.items():

@@ -13,10 +13,13 @@ import rl2ml_core as rl2ml
 from rl2ml_core.pilot.prior import (
     HYPERPRIOR_CENTER,
     HYPERPRIOR_SPREAD,
+    coordinates_of,
     fit_prior,
+    hyperprior,
     log_law,
     log_likelihood,
     prior_at,
+    scores_at,
 )
 
 PILOT = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (16, 16, 14)])
@@ -345,3 +348,28 @@ def test_prior_at_coordinates(coordinates, alpha, beta):
     prior = prior_at(np.array(coordinates, float))
     assert prior.alpha == pytest.approx(alpha, rel=1e-12)
     assert prior.beta == pytest.approx(beta, rel=1e-12)
+
+
+def test_coordinates_and_priors_are_inverse():
+    for prior in (rl2ml.BetaPrior(0.3, 1.5), rl2ml.BetaPrior(40, 2)):
+        back = prior_at(coordinates_of(prior))
+        assert (back.alpha, back.beta) == pytest.approx((prior.alpha, prior.beta))
+
+
+def test_scores_anywhere_are_derivatives_of_the_log_law():
+    k, n = np.array([0, 2, 7, 8]), 8
+    theta = np.array([-0.7, 0.4])
+    found = scores_at(theta, k, n - k)
+    for i in (0, 1):
+        step = 1e-5 * np.eye(2)[i]
+        above, below = (log_law(k, n - k, prior_at(theta + side * step)) for side in (1, -1))
+        np.testing.assert_allclose(found[:, i], (above - below) / 2e-5, rtol=1e-7, atol=1e-9)
+
+
+def test_a_fit_is_where_scores_and_the_hyperprior_balance():
+    pilot = rl2ml.PilotHistogram.from_counts([0, 0, 1, 3, 8, 2, 5, 0], 8)
+    fitted = rl2ml.fit_prior(pilot)
+    pull, penalty = hyperprior(fitted.coordinates)
+    np.testing.assert_allclose(pilot.num_prompts @ fitted.scores + pull, 0, atol=1e-5)
+    np.testing.assert_allclose(penalty, fitted.penalty)
+    np.testing.assert_allclose(hyperprior(np.tile(fitted.coordinates, (3, 1)))[0], np.tile(pull, (3, 1)))
