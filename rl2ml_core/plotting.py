@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl2ml_core.errors import InvalidInput, MissingExtra
-from rl2ml_core.selection.plans import BudgetPlan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FORMATS", "plot_frontier", "save_figure"]
+    from rl2ml_core.selection.plans import BudgetPlan
+    from rl2ml_core.selection.recommend import Recommendation
+
+__all__ = ["FORMATS", "plot_frontier", "plot_recommendation", "save_figure"]
 
 FORMATS = (".png", ".svg", ".pdf")
-_BLUE, _GREY = "#1f5fa8", "#777777"
+_BLUE, _GREY, _RED, _GREEN = "#1f5fa8", "#777777", "#a8481f", "#1c7a4d"
 _TICKS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -27,16 +29,60 @@ def save_figure(path: str | Path, draw: Callable[["Figure"], None], size: tuple[
     target = Path(path)
     if target.suffix.lower() not in FORMATS:
         raise InvalidInput(f"a plot must end in {', '.join(FORMATS)}; got {target.name!r:.60}", field="plot")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("plotting", "plot") from None
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _figure(size)
     draw(figure)
     figure.savefig(target, dpi=150)
 
 
-def plot_frontier(plan: BudgetPlan, path: str | Path) -> None:
+def plot_recommendation(found: "Recommendation") -> "Figure":
+    """The criterion over γ with the band of the draws, the γ to train with, RL and maximum likelihood.
+
+    Returns:
+        A figure, which notebooks show; `savefig` writes it.
+
+    Raises:
+        InvalidInput: a recommendation without a γ.
+        MissingExtra: without matplotlib.
+    """
+    if found.curve is None or found.gamma is None or found.near_optimal is None:
+        raise InvalidInput(f"there is no curve to plot. {found.summary}", field="plot")
+    figure, curve = _figure((6.4, 3.6)), found.curve
+    axes = figure.subplots()
+    axes.axvspan(found.near_optimal.lower, found.near_optimal.upper, color=_GREY, alpha=0.12, lw=0)
+    if curve.lower is not None and curve.upper is not None:
+        axes.fill_between(curve.gamma, _percents(curve.lower), _percents(curve.upper), color=_BLUE, alpha=0.15, lw=0)
+    axes.plot(curve.gamma, _percents(curve.relative_criterion), color=_BLUE)
+    low, high = float(curve.gamma[0]), float(curve.gamma[-1])
+    marks = ((0.0, "RL", _RED), (1.0, "max. likelihood", _GREEN), (found.gamma, f"γ = {found.gamma:.2f}", _BLUE))
+    for row, (gamma, name, color) in enumerate(marks):
+        if low <= gamma <= high:
+            axes.axvline(gamma, color=color, ls="-" if color == _BLUE else "--", lw=1.2)
+            axes.annotate(
+                name,
+                (gamma, 0.04 + 0.08 * row),
+                xycoords=("data", "axes fraction"),
+                xytext=(4, 0),
+                textcoords="offset points",
+                fontsize=9,
+                color=color,
+            )
+    axes.set_xlabel("γ")
+    axes.set_ylabel("share of the best gain, %")
+    axes.set_title("grey: within 1 % of the best", fontsize=9, loc="left", color=_GREY)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _figure(size: tuple[float, float]) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("plotting", "plot") from None
+    return Figure(figsize=size, layout="constrained")
+
+
+def plot_frontier(plan: "BudgetPlan", path: str | Path) -> None:
     """Gain and γ over the rollouts per prompt of a plan.
 
     Raises:

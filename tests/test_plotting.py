@@ -28,6 +28,20 @@ def test_what_cannot_be_drawn_is_refused(tmp_path):
         plot_frontier(nothing, tmp_path / "frontier.png")
 
 
+@pytest.mark.parametrize("bootstrap", [0, 50])
+def test_a_recommendation_is_drawn(bootstrap):
+    pytest.importorskip("matplotlib")
+    found = rl2ml.recommend(PILOT, "pass@8", 8, bootstrap=bootstrap)
+    (axes,) = found.plot().axes
+    (line,) = [line for line in axes.get_lines() if len(line.get_xdata()) > 2]
+    assert list(line.get_ydata()) == [100 * share for share in found.curve.relative_criterion]
+    assert [text.get_text() for text in axes.texts] == ["RL", "max. likelihood", f"γ = {found.gamma:.2f}"]
+    assert len(axes.collections) == (bootstrap > 0)
+    nothing = rl2ml.recommend(rl2ml.PilotHistogram.from_cells([(8, 0, 64)]), "pass@8", 8)
+    with pytest.raises(rl2ml.InvalidInput, match="no curve to plot"):
+        nothing.plot()
+
+
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(rl2ml.MissingExtra, match=r"rl2ml\[plot\]"):

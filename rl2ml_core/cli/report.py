@@ -10,6 +10,7 @@ from rl2ml_core.cli import options as o
 from rl2ml_core.cli.console import clear_errors, progress
 from rl2ml_core.cli.rollouts import pilot_of
 from rl2ml_core.pilot.rollouts.result import write_atomically
+from rl2ml_core.plotting import FORMATS
 from rl2ml_core.report import report_html
 
 __all__ = ["report"]
@@ -21,7 +22,9 @@ def report(
     pilot: o.Dumps,
     metric: o.MetricName,
     rollouts_per_prompt: o.Rollouts,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("report.html"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: HTML, or a picture by .png, .svg or .pdf.")
+    ] = Path("report.html"),
     current: Annotated[str, typer.Option(help=f"The trainer in use, for comparison: {_TRAINERS}, or a γ.")] = "grpo",
     baseline: o.Baseline = "bayes",
     kappa: o.Kappa = None,
@@ -58,5 +61,8 @@ def report(
                 bootstrap=bootstrap,
                 seed=seed,
             )
+        if output.suffix.lower() in FORMATS:
+            found.plot().savefig(output, dpi=150)
+        else:
             write_atomically(output, report_html(found, counts, trainer))
     typer.echo(f"{found.summary}\nSaved {output}.")

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,9 @@ from rl2ml_core.selection.uncertainty import (
     spread_of_strength,
 )
 from rl2ml_core.version import METHOD_VERSION, __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Curve", "Recommendation", "recommend"]
 
@@ -103,6 +106,17 @@ class Recommendation:
     def looks_ahead(self) -> bool:
         """Whether gains are over a training run, not per step of equal length."""
         return LOOKAHEAD in self.assumptions
+
+    def plot(self) -> "Figure":
+        """The criterion over γ as a matplotlib figure, which notebooks show.
+
+        Raises:
+            InvalidInput: there is no γ.
+            MissingExtra: matplotlib is not installed.
+        """
+        from rl2ml_core.plotting import plot_recommendation
+
+        return plot_recommendation(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: the service's answer without its id."""
