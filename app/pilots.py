@@ -5,6 +5,8 @@ from typing import TypeVar
 
 from app.problems import Problem
 from app.schemas.common import PilotReference
+from app.schemas.estimators import AnalysisRequest
+from app.schemas.plans import PlanRequest
 from app.schemas.recommendations import RecommendationRequest
 from app.schemas.runs import RunRequest
 from app.store import Store
@@ -13,7 +15,7 @@ from rl2ml_core.pilot.histogram import PilotHistogram
 
 __all__ = ["with_pilot"]
 
-R = TypeVar("R", RecommendationRequest, RunRequest)
+R = TypeVar("R", AnalysisRequest, PlanRequest, RecommendationRequest, RunRequest)
 
 
 async def with_pilot(request: R, store: Store) -> R:

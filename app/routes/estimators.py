@@ -11,6 +11,7 @@ from app.analyzing import Inquiry, analysis
 from app.answers import as_json, conditional
 from app.bodies import described, read_body
 from app.examples import ANALYSIS_EXAMPLES
+from app.pilots import with_pilot
 from app.pool import Pool
 from app.problems import SOLVE_PROBLEMS, documented
 from app.schemas.estimators import AnalysisAnswer, AnalysisRequest, EstimatorsAnswer
@@ -73,6 +74,7 @@ async def analyze(request: Request) -> Response:
 
     A known trainer, a member of the family or a table of advantages; on a pilot, or for uniform pass rates.
     """
-    inquiry = Inquiry.of(await read_body(request, AnalysisRequest), request.app.state.settings)
+    asked = await with_pilot(await read_body(request, AnalysisRequest), request.app.state.store)
+    inquiry = Inquiry.of(asked, request.app.state.settings)
     pool: Pool = request.app.state.pool
     return Response(await pool.solve(inquiry.milliseconds, analysis, inquiry), media_type="application/json")

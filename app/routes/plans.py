@@ -5,6 +5,7 @@ from fastapi.responses import Response
 
 from app.bodies import described, read_body
 from app.examples import PLAN_EXAMPLES
+from app.pilots import with_pilot
 from app.planning import Planning, plan
 from app.pool import Pool
 from app.problems import SOLVE_PROBLEMS, documented
@@ -32,6 +33,7 @@ async def create(request: Request) -> Response:
 
     Deterministic: the same question has the same answer.
     """
-    planning = Planning.of(await read_body(request, PlanRequest), request.app.state.settings)
+    asked = await with_pilot(await read_body(request, PlanRequest), request.app.state.store)
+    planning = Planning.of(asked, request.app.state.settings)
     pool: Pool = request.app.state.pool
     return Response(await pool.solve(planning.milliseconds, plan, planning), media_type="application/json")

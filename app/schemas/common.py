@@ -37,7 +37,6 @@ __all__ = [
     "fields_of",
     "is_object",
     "one_of",
-    "pilot_form",
     "rollouts_form",
     "unsigned",
 ]
@@ -135,23 +134,19 @@ def fields_of(value: Any) -> Mapping[str, Any]:
 
 
 def _single_pilot_form(value: Any) -> str:
-    fields = fields_of(value)
-    return "pilot:cells" if "cells" in fields else "pilot:rates" if "pass_rates" in fields else "pilot:counts"
-
-
-def pilot_form(value: Any) -> str:
-    """The form of a pilot that may be an uploaded one."""
-    return "pilot:id" if "id" in fields_of(value) else _single_pilot_form(value)
+    fields, forms = fields_of(value), {"id": "id", "cells": "cells", "pass_rates": "rates"}
+    return f"pilot:{next((form for name, form in forms.items() if name in fields), 'counts')}"
 
 
 def _pilot_form(value: Any) -> str:
-    return "pilot:groups" if "groups" in fields_of(value) else pilot_form(value)
+    return "pilot:groups" if "groups" in fields_of(value) else _single_pilot_form(value)
 
 
 SinglePilot = Annotated[
     Annotated[CellsPilot, Tag("pilot:cells")]
     | Annotated[CountsPilot, Tag("pilot:counts")]
-    | Annotated[RatesPilot, Tag("pilot:rates")],
+    | Annotated[RatesPilot, Tag("pilot:rates")]
+    | Annotated[PilotReference, Tag("pilot:id")],
     Discriminator(_single_pilot_form),
 ]
 Pilot = Annotated[

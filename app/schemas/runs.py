@@ -7,21 +7,17 @@ from pydantic import ConfigDict, Discriminator, Field, RootModel, Tag
 from app.schemas.common import (
     Answer,
     Cell,
-    CellsPilot,
-    CountsPilot,
     DiagnosticAnswer,
     EmpiricalBayesChoice,
     Gamma,
     Metric,
-    PilotReference,
     PilotRollouts,
     Prior,
-    RatesPilot,
     ScoreModelChoice,
+    SinglePilot,
     Strict,
     fields_of,
     one_of,
-    pilot_form,
     rollouts_form,
     unsigned,
 )
@@ -74,15 +70,6 @@ class ControllerChoice(Strict):
     initial_gamma: Gamma | None = None
 
 
-RunPilot = Annotated[
-    Annotated[CellsPilot, Tag("pilot:cells")]
-    | Annotated[CountsPilot, Tag("pilot:counts")]
-    | Annotated[RatesPilot, Tag("pilot:rates")]
-    | Annotated[PilotReference, Tag("pilot:id")],
-    Discriminator(pilot_form),
-]
-
-
 class RunBudget(Strict):
     """Rollouts per prompt in training."""
 
@@ -101,7 +88,7 @@ class RunRequest(Strict):
     current: Current = "grpo"
     controller: ControllerChoice = ControllerChoice()
     uncertainty: RunUncertainty = RunUncertainty()
-    pilot: RunPilot | None = None
+    pilot: SinglePilot | None = None
 
 
 class WindowCells(Strict):

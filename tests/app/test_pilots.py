@@ -77,6 +77,22 @@ def test_requests_name_it(lasting, conforms, refused):
         assert content["errors"] == [{"pointer": "#/pilot/id", "detail": "no such pilot is kept: upload it again"}]
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/estimators/analyses", {"estimator": "grpo", "num_rollouts": 4}),
+        ("/v1/plans", {"metric": "pass@8", "budget": {"rollouts_per_step": 64, "choices": [2, 4]}}),
+    ],
+)
+def test_an_uploaded_pilot_serves_other_questions(lasting, refused, path, body):
+    uploaded = upload(lasting, CSV).json()
+    by_id = lasting.ask(body | {"pilot": {"id": uploaded["id"]}}, path=path)
+    assert by_id.status_code == 200, by_id.text
+    assert by_id.content == lasting.ask(body | {"pilot": {"cells": uploaded["cells"]}}, path=path).content
+    unknown = lasting.ask(body | {"pilot": {"id": f"pilot_{'0' * 32}"}}, path=path)
+    assert refused(unknown, "invalid-request")["errors"][0]["pointer"] == "#/pilot/id"
+
+
 def test_a_pilot_is_there_for_other_processes(client_with, kept):
     uploaded = upload(client_with(**kept), CSV).json()
     assert client_with(**kept).ask(QUESTION | {"pilot": {"id": uploaded["id"]}}).status_code == 200
