@@ -101,6 +101,36 @@ def test_files_are_counted_as_the_library_counts(address, opened, answered, tmp_
     assert answered(page) == rl2ml.recommend(rl2ml.read_pilot(path), "pass@8", 8).summary
 
 
+def test_dropped_and_pasted(address, opened, answered):
+    rows = "num_successes,num_rollouts\n" + "0,8\n" * 30 + "2,8\n" * 20 + "6,8\n" * 14
+    pilot = rl2ml.PilotHistogram.from_cells([(8, 0, 30), (8, 2, 20), (8, 6, 14)])
+    expected = rl2ml.recommend(pilot, "pass@8", 8).summary
+    page = opened(address)
+    page.evaluate(
+        """(text) => {
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([text], "dropped.csv"));
+          document.dispatchEvent(new DragEvent("drop", { dataTransfer, cancelable: true }));
+        }""",
+        rows,
+    )
+    assert answered(page) == expected
+    assert page.locator("#pilot-said").inner_text().startswith("dropped.csv: 64 prompts")
+    other = opened(address)
+    other.get_by_text("Or paste it").click()
+    other.locator("#paste").fill(rows)
+    assert answered(other) == expected
+
+
+def test_a_pilot_that_tells_nothing(address, opened):
+    page = opened(address)
+    page.get_by_text("Or paste it").click()
+    page.locator("#paste").fill("num_successes,num_rollouts\n" + "0,8\n" * 64)
+    page.get_by_text("The pilot cannot tell one objective from another.").wait_for()
+    assert page.locator("#answer h2").all_inner_texts() == ["Your pilot", "Health checks"]
+    assert page.get_by_role("button", name="Download objective.json").is_disabled()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
