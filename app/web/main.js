@@ -153,9 +153,10 @@
     const data = { recommendation: found, cells, trainer: label(), analyses: shown && shown.recommendation.gamma === found.gamma ? shown.analyses : [] };
     const draw = () => { shown = data; rl2mlViews.render($("answer"), data); $("answer").classList.remove("busy"); };
     $("save-objective").disabled = $("save-report").disabled = found.gamma === null;
-    if (found.gamma === null || data.analyses.length === 0) draw();
+    if (found.gamma === null || data.analyses.length === 0) { data.pending = true; draw(); }
     if (found.gamma !== null) {
       data.analyses = await analyses(found, signal);
+      data.pending = false;
       draw();
     }
   }

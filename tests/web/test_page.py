@@ -40,6 +40,12 @@ def test_the_journey(address, opened, answered, tmp_path):
     view = page.locator("section", has_text="The criterion over γ").last
     view.get_by_text("The numbers").click()
     assert view.locator("tbody tr").count() == len(expected.to_dict()["curve"]["gamma"])
+    # It stays open when another answer comes.
+    page.get_by_label("Rollouts per prompt").fill("4")
+    page.get_by_text(f"Answered: γ = {rl2ml.recommend(example(), 'pass@8', 4).gamma:.3g}").wait_for(timeout=30_000)
+    assert view.locator("tbody tr").first.is_visible()
+    page.get_by_label("Rollouts per prompt").fill("8")
+    page.get_by_text("Answered: γ = 1.22").wait_for(timeout=30_000)
     # What is handed out.
     with page.expect_download() as download:
         page.get_by_role("button", name="Download objective.json").click()

@@ -64,9 +64,14 @@ var rl2mlViews = (() => {
       }), true);
   }
 
+  // The place of a view whose numbers are on their way, so that nothing jumps when they come.
+  function awaited(data, title, wide) {
+    return data.pending ? view(title, "One moment …", table([], []), null, wide) : null;
+  }
+
   function weights(data) {
     const shown = data.analyses.filter((one) => one.compared);
-    if (!shown.length) return null;
+    if (!shown.length) return awaited(data, "What prompts count");
     const rates = shown[0].pass_rates;
     const scaled = shown.map((one) => { // Only the shape matters: all are 1 at p = .5.
       const half = one.weights[rates.indexOf(0.5)] || Math.max(...one.weights.map(Math.abs)) || 1;
@@ -84,7 +89,8 @@ var rl2mlViews = (() => {
 
   function scales(data) {
     const scale = data.recommendation.objective.update_scales, shown = data.analyses.filter((one) => one.compared);
-    if (!scale || scale.length < 3 || !shown.length) return null;
+    if (!scale || scale.length < 3) return null;
+    if (!shown.length) return awaited(data, "What groups count");
     const counts = scale.slice(0, -1).map((_, i) => i + 1), half = Math.floor(scale.length / 2);
     const gaps = shown.map(({ advantages: { success, failure } }) => {
       const gap = counts.map((k) => success[k] - failure[k]), unit = gap[half - 1] || 1;
@@ -118,7 +124,7 @@ var rl2mlViews = (() => {
 
   function trainers(data) {
     const known = data.analyses.filter((one) => one.nearest && one.nearest.gamma !== null && one.noise_to_signal > 0 && !one.hidden);
-    if (known.length < 2) return null;
+    if (known.length < 2) return awaited(data, "Trainers on one map", true);
     const most = Math.max(2, ...known.map((one) => one.nearest.gamma).filter((gamma) => gamma <= 4));
     return view("Trainers on one map", "Left to right: the γ that a trainer comes closest to (an arrow: further right). Bottom to top: how noisy one group's gradient is. Lower is better at the same γ.",
       table(["trainer", "nearest γ", "cosine", "noise per signal"], known.map((one) => [one.label, number(one.nearest.gamma), number(one.nearest.cosine), number(one.noise_to_signal)])),
@@ -167,7 +173,10 @@ var rl2mlViews = (() => {
     const why = chosen
       ? [criterion(data), weights(data), scales(data), pilot(data), kappa(data), trainers(data), checks(data), usage(data)]
       : [pilot(data), checks(data)];
+    const tables = () => [...root.querySelectorAll("section.card")].filter((card) => card.querySelector("details")).map((card) => [card.querySelector("h2").textContent, card.querySelector("details")]);
+    const opened = new Set(tables().filter(([, one]) => one.open).map(([title]) => title));
     root.replaceChildren(answer(data), ...[facts(data)].filter(Boolean), element("div", { class: "views" }, why.filter(Boolean)));
+    for (const [title, one] of tables()) one.open = opened.has(title); // as people left them
   }
 
   return { render };
