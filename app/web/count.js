@@ -1,6 +1,9 @@
 "use strict";
 // A worker: from a file or text to cells [n, k, prompts]. Streams, so that a file may be larger than memory is.
+// It takes what rl2ml.read_pilot takes, and tests hold its counts to it.
 const MOST_ROLLOUTS = 1e7, EVERY = 4 << 20;
+const NUMBER = /^\s*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?\s*$/i;
+const REWARDS = new Map([["0", 0], ["1", 1], ["0.0", 0], ["1.0", 1], ["true", 1], ["false", 0], ["True", 1], ["False", 0]]);
 
 class Wrong extends Error {}
 
@@ -10,6 +13,7 @@ class Counter {
     this.take = null; // of a line
     this.cells = new Map(); // n · 2^26 + k → prompts
     this.prompts = new Map(); // id → [k, n]
+    this.seen = new Set(); // ids of a table of counts
     this.open = ""; // a csv record whose quotes have not ended
   }
 
@@ -23,8 +27,7 @@ class Counter {
       this.begin(line);
       return;
     }
-    if (line === "" || line.trim() === "") return;
-    this.take(line);
+    if (line !== "") this.take(line);
   }
 
   begin(line) {
@@ -47,7 +50,7 @@ class Counter {
       this.open = "";
       const fields = quoted ? this.fields(text, separator) : text.split(separator);
       if (fields.length !== names.length) throw this.wrong(`${fields.length} columns; expected ${names.length}, as in the header`);
-      this.row(roles, (name) => fields[names.indexOf(name)].trim());
+      this.row(roles, (name) => fields[names.indexOf(name)]);
     };
     // The fast way: columns by their places.
     const places = roles.names.map((name) => names.indexOf(name));
@@ -56,7 +59,7 @@ class Counter {
       if (this.open || text.includes('"')) { slow(text); return; }
       const fields = text.split(separator);
       if (fields.length !== names.length) throw this.wrong(`${fields.length} columns; expected ${names.length}, as in the header`);
-      roles.add(fields[places[0]].trim(), fields[places[1]].trim(), places[2] === undefined ? "1" : fields[places[2]].trim());
+      roles.add(fields[places[0]], fields[places[1]], fields[places[2]], fields[places[3]]);
     };
   }
 
@@ -76,8 +79,10 @@ class Counter {
 
   roles(names) {
     if (names.includes("num_successes") && names.includes("num_rollouts")) {
-      const optional = names.includes("num_prompts") ? ["num_prompts"] : [];
-      return { names: ["num_successes", "num_rollouts", ...optional], add: (k, n, prompts) => this.counts(k, n, prompts) };
+      const optional = ["weight", "prompt_id"].filter((name) => names.includes(name));
+      const at = Object.fromEntries(optional.map((name, i) => [name, i]));
+      const add = (k, n, ...rest) => this.counts(k, n, rest[at.weight], rest[at.prompt_id]);
+      return { names: ["num_successes", "num_rollouts", ...optional], add };
     }
     if (names.includes("prompt_id") && names.includes("reward")) return { names: ["prompt_id", "reward"], add: (id, reward) => this.rollout(id, reward) };
     throw this.wrong(`expected columns num_successes and num_rollouts, or prompt_id and reward; found ${names.slice(0, 12).join(", ").slice(0, 200) || "none"}`);
@@ -91,22 +96,27 @@ class Counter {
     let record;
     try { record = JSON.parse(text); } catch { throw this.wrong("is no JSON object"); }
     if (record === null || typeof record !== "object" || Array.isArray(record)) throw this.wrong("is no JSON object");
-    const roles = this.roles(Object.keys(record));
-    this.row(roles, (name) => { const value = record[name]; return value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value); });
+    this.roles_of ??= this.roles(Object.keys(record)); // of the first record
+    for (const name of this.roles_of.names) if (!(name in record)) throw this.wrong(`lacks ${name}, which earlier lines have`);
+    this.row(this.roles_of, (name) => (name === "prompt_id" ? keyed(record[name]) : record[name] === null ? "" : String(record[name])));
   }
 
-  counts(k, n, prompts) {
-    const successes = k === "" ? NaN : Number(k), rollouts = n === "" ? NaN : Number(n), weight = Number(prompts);
+  counts(k, n, weight = "1", id = undefined) {
+    const [successes, rollouts, prompts] = [k, n, weight].map((text) => (NUMBER.test(text) ? Number(text) : NaN));
     if (!(Number.isInteger(successes) && Number.isInteger(rollouts) && successes >= 0 && successes <= rollouts && rollouts >= 1 && rollouts <= MOST_ROLLOUTS))
       throw this.wrong(`needs whole numbers with 0 ≤ num_successes ≤ num_rollouts and num_rollouts ≥ 1; got ${k.slice(0, 20)} of ${n.slice(0, 20)}`);
-    if (!(weight > 0 && Number.isFinite(weight))) throw this.wrong(`num_prompts must be above 0; got ${prompts.slice(0, 20)}`);
+    if (!(prompts > 0 && Number.isFinite(prompts))) throw this.wrong(`weight must be above 0; got ${weight.slice(0, 20)}`);
+    if (id !== undefined) {
+      if (this.seen.has(id)) throw this.wrong(`prompt_id ${id.slice(0, 40)} appears twice; a table of counts has one row per prompt`);
+      this.seen.add(id);
+    }
     const key = rollouts * 67108864 + successes;
-    this.cells.set(key, (this.cells.get(key) || 0) + weight);
+    this.cells.set(key, (this.cells.get(key) || 0) + prompts);
   }
 
   rollout(id, reward) {
-    const success = { 1: 1, 0: 0, "1.0": 1, "0.0": 0, true: 1, false: 0, True: 1, False: 0 }[reward] ?? (reward === "" ? NaN : Number(reward));
-    if (success !== 0 && success !== 1) throw this.wrong(`reward must be 0 or 1; got ${reward.slice(0, 30) || "nothing"}`);
+    const success = REWARDS.get(reward.trim());
+    if (success === undefined) throw this.wrong(`reward must be 0 or 1; got ${reward.slice(0, 30) || "nothing"}`);
     if (id === "") throw this.wrong("prompt_id is empty");
     const found = this.prompts.get(id);
     if (found) { found[0] += success; found[1] += 1; } else this.prompts.set(id, [success, 1]);
@@ -126,6 +136,13 @@ class Counter {
     if (!cells.length) throw new Wrong("no rows");
     return cells.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   }
+}
+
+// An id as a key: 1 and "1" are two prompts, true and 1 are one, chats are told by their content.
+function keyed(value) {
+  if (value === null || value === "") return "";
+  if (typeof value === "object") return `\0json ${JSON.stringify(value, (_, part) => (part && typeof part === "object" && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part))}`;
+  return typeof value === "string" ? value : `\0number ${Number(value)}`;
 }
 
 self.onmessage = async ({ data }) => {

@@ -89,6 +89,16 @@ def rows(count: int) -> str:
     return "prompt_id,reward\n" + "".join(f'"p, {i % 97}",{i % 3 % 2}\n' for i in range(count))
 
 
+#: 1 and "1" are two prompts, a chat is told by its content.
+IDS = """\
+{"prompt_id": 1, "reward": 1}
+{"prompt_id": "1", "reward": false}
+{"prompt_id": [{"b": 1, "a": 2}], "reward": 0.0}
+{"prompt_id": [{"a": 2, "b": 1}], "reward": true}
+"""
+WEIGHTS = "weight,num_successes,num_rollouts,prompt_id\n" + "".join(f"{1 + i % 3},{i % 9},8,p{i}\n" for i in range(90))
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -96,6 +106,9 @@ def rows(count: int) -> str:
         ("crlf.csv", rows(500).replace("\n", "\r\n")),
         ("rollouts.jsonl", "".join(f'{{"prompt_id": "p{i % 50}", "reward": {i % 7 // 5}}}\n' for i in range(900))),
         ("counts.tsv", "num_rollouts\tnum_successes\n" + "8\t0\n" * 30 + "8\t3\n" * 20 + "16\t16\n" * 9),
+        ("spaces.csv", "prompt_id, reward\n" + "a,1\na ,0\na, 1\n" * 40 + "b,True\nb,0.0\n" * 9),
+        ("ids.jsonl", IDS * 30),
+        ("weights.csv", WEIGHTS),
         ("bom.csv", "\ufeffnum_successes,num_rollouts\n" + "0,8\n" * 30 + "2,8\n" * 12 + "8,8\n"),
     ],
 )  # fmt: skip
@@ -148,6 +161,11 @@ def test_a_pilot_that_tells_nothing(address, opened):
         ("f.jsonl", b'{"prompt_id": "a", "reward": 1}\n{"prompt_id"\n', "line 2: is no JSON object"),
         ("g.csv", b"num_successes,num_rollouts\n\xff\xfe,8\n", "not UTF-8 text"),
         ("h.csv", b"", "no rows"),
+        ("j.csv", b"prompt_id,reward\na,1e0\n", "line 2: reward must be 0 or 1; got 1e0"),
+        ("k.csv", b"num_successes,num_rollouts\n0x1,8\n", "line 2: needs whole numbers"),
+        ("l.csv", b"num_successes,num_rollouts,prompt_id\n1,8,a\n2,8,a\n", "line 3: prompt_id a appears twice"),
+        ("m.jsonl", b'{"prompt_id": "a", "reward": 1}\n{"reward": 1}\n', "line 2: lacks prompt_id"),
+        ("n.csv", b"num_successes,num_rollouts,weight\n1,8,0\n", "line 2: weight must be above 0"),
         ("i.csv", b'prompt_id,reward\n"a,1\n', "a quote that does not end"),
     ],
 )
