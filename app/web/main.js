@@ -5,6 +5,7 @@
   const $ = (id) => document.getElementById(id);
   const FIELDS = ["metric", "rollouts", "current", "judged_on", "kappa", "baseline", "criterion", "gamma_min", "gamma_max"];
   const DEFAULTS = Object.fromEntries(FIELDS.map((id) => [id, $(id).value]));
+  const KEY_WANTED = "The service asks for an API key: enter it at the end of the form.";
   const WAIT = 120, DRAWS = 200, COMPARED = { rl: "rl", ml: "ml" };
   // Problems name a place in the question; these are the fields that people see.
   const PLACES = [["#/pilot", "pilot"], ["#/metric", "metric"], ["#/budget", "rollouts"], ["#/current", "current"], ["#/score_model", "kappa"], ["#/search/gamma", "gamma"], ["#/search/criterion", "criterion"], ["#/estimator", "baseline"]];
@@ -119,7 +120,7 @@
         const place = PLACES.find(([start]) => pointer.startsWith(start));
         placed = (place && complain(place[1], detail)) || placed;
       }
-      if (error.status === 401) say("The service asks for an API key: enter it at the end of the form.", true);
+      if (error.status === 401) say(KEY_WANTED, true);
       else say(placed ? "Something in the question needs a change: see the marked field." : `The service refused: ${error.message}`, true);
       return;
     }
@@ -239,6 +240,11 @@
 
   // ---- runs ----
 
+  function tell(error) {
+    const refused = error.status === 401 ? KEY_WANTED : `The service refused: ${error.message}`;
+    $("runs-list").replaceChildren(element("p", { class: "said wrong" }, error instanceof Refused ? refused : "The service does not answer."));
+  }
+
   async function runs() {
     const list = $("runs-list");
     try {
@@ -246,9 +252,9 @@
       if (!items.length) { list.replaceChildren(element("p", {}, "There are none yet: POST /v1/runs begins one.")); return; }
       list.replaceChildren(element("table", {}, element("thead", {}, element("tr", {}, ["run", "metric", "windows", ""].map((name) => element("th", { scope: "col" }, name)))),
         element("tbody", {}, items.map((run) => element("tr", {}, element("th", { scope: "row" }, run.id), element("td", {}, run.settings.metric), element("td", {}, String(run.index)),
-          element("td", {}, element("button", { type: "button", onclick: () => history_of(run) }, "γ over windows")))))), element("div", { id: "run" }));
+          element("td", {}, element("button", { type: "button", onclick: () => history_of(run).catch(tell) }, "γ over windows")))))), element("div", { id: "run" }));
     } catch (error) {
-      list.replaceChildren(element("p", { class: "said wrong" }, error instanceof Refused ? (error.status === 401 ? "The service asks for an API key: enter it at the end of the form." : `The service refused: ${error.message}`) : "The service does not answer."));
+      tell(error);
     }
   }
 
@@ -291,6 +297,7 @@
     if (file) count({ file }, file.name);
   });
   addEventListener("hashchange", recall);
+  $("key").addEventListener("change", async () => { if (!trainers.length) { say(""); await begin(); } later(); });
 
   async function begin() {
     const kept = location.hash;

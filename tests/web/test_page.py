@@ -1,6 +1,9 @@
 """What people do with the page, in a browser."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,6 +235,28 @@ def test_keys_and_runs(opened, tmp_path):
         page.locator("#run h2").wait_for()
         page.locator("#run summary").click()
         assert page.locator("#run tbody tr").count() == 2
+
+
+def test_a_service_with_keys(opened, answered, tmp_path):
+    made = subprocess.run(
+        [sys.executable, "-m", "app", "keys", "create", "page"],
+        cwd=ROOT,
+        env=os.environ | {"RL2ML_DATA_FOLDER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    with serving(RL2ML_DATA_FOLDER=str(tmp_path)) as address:
+        page = opened(address, allowed=("status of 401",))
+        page.locator("#status", has_text="asks for an API key").wait_for()
+        page.get_by_role("button", name="Show runs").click()
+        page.locator("#runs-list", has_text="asks for an API key").wait_for()
+        page.get_by_label("API key").fill(made.stdout.strip())
+        page.get_by_role("button", name="Show runs").click()
+        page.get_by_text("There are none yet").wait_for()
+        page.get_by_role("button", name="Use the example").click()
+        answered(page)
+        assert page.locator("#current option").count() == len(rl2ml.KNOWN_TRAINERS)
 
 
 def test_it_needs_no_root(browser, opened, answered):
