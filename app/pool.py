@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Final, ParamSpec, TypeVar
@@ -77,20 +77,22 @@ class Pool:
             raise Problem("overloaded", headers={"Retry-After": "1"})
         self._count(1)
         began, outcome = time.perf_counter(), "failed"
+        jobs: list[Future[T]] = []
         try:
             async with asyncio.timeout(self._settings.solve_seconds):
                 try:
-                    result = await self._submit(function, *args, **kwargs)
+                    result = await self._submit(jobs, function, *args, **kwargs)
                 except BrokenProcessPool:
                     # A child was killed. The pool is useless from then on, so the job gets one more try in a new one.
-                    result = await self._submit(function, *args, **kwargs)
+                    result = await self._submit(jobs, function, *args, **kwargs)
             outcome = "ok"
             return result
         except BrokenProcessPool:
             raise Problem("overloaded", headers={"Retry-After": "5"}) from None
         except TimeoutError:
             outcome = "late"
-            self._give_up()  # a running child can't be cancelled
+            if not jobs[-1].cancelled():
+                self._give_up()  # a running child can't be cancelled
             raise Problem("deadline-exceeded") from None
         except asyncio.CancelledError:
             outcome = "cancelled"
@@ -125,7 +127,8 @@ class Pool:
         if ending is not None:
             ending.join(_ENDING_SECONDS)
 
-    async def _submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _submit(self, jobs: "list[Future[T]]", function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Submit a job, add it to the list, and wait for it."""
         if self._executor is None:
             # spawn: a fork of a process with threads may hang.
             self._executor = ProcessPoolExecutor(
@@ -135,7 +138,8 @@ class Pool:
             )
         executor = self._executor
         try:
-            return await asyncio.wrap_future(executor.submit(function, *args, **kwargs))
+            jobs.append(executor.submit(function, *args, **kwargs))
+            return await asyncio.wrap_future(jobs[-1])
         except BrokenProcessPool:
             if self._executor is executor:
                 self._give_up()

@@ -5,7 +5,7 @@ import resource
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -56,6 +56,8 @@ async def received(request: Request, settings: Settings) -> AsyncIterator[tuple[
         except ClientDisconnect:
             raise Problem("malformed-table", "the body ended early") from None
         except OSError:
+            with suppress(OSError):
+                file.close()  # what it has yet to write has no room either, and would hide the problem
             raise Problem("storage-full", "no room for the upload", headers={"Retry-After": "60"}) from None
         yield Path(file.name), FORMATS[media_type]
 

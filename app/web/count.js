@@ -8,7 +8,8 @@ const REWARDS = new Map([["0", 0], ["1", 1], ["0.0", 0], ["1.0", 1], ["true", 1]
 class Wrong extends Error {}
 
 class Counter {
-  constructor() {
+  constructor(name) {
+    this.name = name.toLowerCase();
     this.line = 0;
     this.take = null; // of a line
     this.cells = new Map(); // n · 2^26 + k → prompts
@@ -19,62 +20,59 @@ class Counter {
 
   push(line) {
     this.line += 1;
-    if (line.endsWith("\r")) line = line.slice(0, -1);
+    const ended = line.endsWith("\r");
+    if (ended) line = line.slice(0, -1);
     if (this.open) line = `${this.open}\n${line}`;
     if (this.take === null) {
       if (line.charCodeAt(0) === 0xfeff) line = line.slice(1);
       if (line.trim() === "") return;
-      this.begin(line);
-      return;
-    }
-    if (line !== "") this.take(line);
+      this.begin(line, ended);
+    } else if (line !== "") this.take(line, ended);
   }
 
-  begin(line) {
+  begin(line, ended) {
     if (line.trimStart().startsWith("{")) {
-      this.take = (text) => this.json(text);
+      this.take = (text) => { if (text.trim() !== "") this.json(text); };
       this.json(line);
       return;
     }
-    const separator = line.includes("\t") ? "\t" : ",";
+    const separator = this.name.endsWith(".tsv") || (!this.name.endsWith(".csv") && line.includes("\t")) ? "\t" : ",";
     if (separator === "," && !line.includes(",") && line.includes(";")) throw this.wrong("columns are separated by semicolons; expected commas or tabs");
-    const names = this.fields(line, separator).map((name) => name.trim());
+    const header = this.fields(line, separator, ended);
+    if (header === null) return;
+    const names = header.map((name) => name.trim());
     const roles = this.roles(names);
-    this.take = (text) => {
-      const quoted = text.includes('"');
-      if (quoted && (text.split('"').length - 1) % 2) {
-        this.open = text;
-        if (text.length > 1 << 20) throw this.wrong("a quote that does not end");
-        return;
-      }
-      this.open = "";
-      const fields = quoted ? this.fields(text, separator) : text.split(separator);
-      if (fields.length !== names.length) throw this.wrong(`${fields.length} columns; expected ${names.length}, as in the header`);
-      this.row(roles, (name) => fields[names.indexOf(name)]);
-    };
-    // The fast way: columns by their places.
     const places = roles.names.map((name) => names.indexOf(name));
-    const slow = this.take;
-    this.take = (text) => {
-      if (this.open || text.includes('"')) { slow(text); return; }
-      const fields = text.split(separator);
+    this.take = (text, wasEnded) => {
+      // Most rows have no quotes, and are split the fast way.
+      const fields = this.open || text.includes('"') ? this.fields(text, separator, wasEnded) : text.split(separator);
+      if (fields === null) return;
       if (fields.length !== names.length) throw this.wrong(`${fields.length} columns; expected ${names.length}, as in the header`);
       roles.add(fields[places[0]], fields[places[1]], fields[places[2]], fields[places[3]]);
     };
   }
 
-  fields(line, separator) {
+  // The fields of a record; null where a quote goes on in the next line, and then the record is kept until it ends.
+  fields(line, separator, ended) {
     const found = [];
-    let field = "", inside = false;
+    let field = "", state = "start"; // of a field: start, plain, quoted, closed
     for (let i = 0; i < line.length; i += 1) {
       const c = line[i];
-      if (inside) {
+      if (state === "quoted") {
         if (c !== '"') field += c;
-        else if (line[i + 1] === '"') { field += c; i += 1; } else inside = false;
-      } else if (c === '"' && field === "") inside = true;
-      else if (c === separator) { found.push(field); field = ""; } else field += c;
+        else if (line[i + 1] === '"') { field += c; i += 1; } else state = "closed";
+      } else if (c === separator) { found.push(field); field = ""; state = "start"; }
+      else if (state === "closed") throw this.wrong("is not csv: a quote ends inside of a field");
+      else if (c === '"' && state === "start") state = "quoted";
+      else { field += c; state = "plain"; }
     }
-    return [...found, field];
+    if (state !== "quoted") {
+      this.open = "";
+      return [...found, field];
+    }
+    if (line.length > 1 << 20) throw this.wrong("a quote that does not end");
+    this.open = ended ? `${line}\r` : line;
+    return null;
   }
 
   roles(names) {
@@ -98,7 +96,7 @@ class Counter {
     if (record === null || typeof record !== "object" || Array.isArray(record)) throw this.wrong("is no JSON object");
     this.roles_of ??= this.roles(Object.keys(record)); // of the first record
     for (const name of this.roles_of.names) if (!(name in record)) throw this.wrong(`lacks ${name}, which earlier lines have`);
-    this.row(this.roles_of, (name) => (name === "prompt_id" ? keyed(record[name]) : record[name] === null ? "" : String(record[name])));
+    this.row(this.roles_of, (name) => (name === "prompt_id" ? this.keyed(record[name]) : record[name] === null || typeof record[name] === "object" ? "" : String(record[name])));
   }
 
   counts(k, n, weight = "1", id = undefined) {
@@ -122,6 +120,18 @@ class Counter {
     if (found) { found[0] += success; found[1] += 1; } else this.prompts.set(id, [success, 1]);
   }
 
+  // An id as a key: 1 and "1" are two prompts, true and 1 are one, chats are told by their content.
+  keyed(value) {
+    if (value === null || value === "") return "";
+    if (typeof value === "string") return value;
+    const sorted = (_, part) => {
+      // JSON's integers may be larger than this language can tell apart.
+      if (Number.isInteger(part) && !Number.isSafeInteger(part)) throw this.wrong("prompt_id has a number that is too large here; write it as text");
+      return part && typeof part === "object" && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part;
+    };
+    return typeof value === "object" ? `\0json ${JSON.stringify(value, sorted)}` : `\0number ${Number(sorted("", value))}`;
+  }
+
   wrong(what) {
     return new Wrong(`line ${this.line}: ${what}`);
   }
@@ -138,15 +148,8 @@ class Counter {
   }
 }
 
-// An id as a key: 1 and "1" are two prompts, true and 1 are one, chats are told by their content.
-function keyed(value) {
-  if (value === null || value === "") return "";
-  if (typeof value === "object") return `\0json ${JSON.stringify(value, (_, part) => (part && typeof part === "object" && !Array.isArray(part) ? Object.fromEntries(Object.entries(part).sort()) : part))}`;
-  return typeof value === "string" ? value : `\0number ${Number(value)}`;
-}
-
 self.onmessage = async ({ data }) => {
-  const counter = new Counter();
+  const counter = new Counter(data.name);
   try {
     const size = data.file ? data.file.size : data.text.length;
     const stream = data.file ? data.file.stream() : new Blob([data.text]).stream();

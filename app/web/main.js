@@ -186,7 +186,7 @@
       }
       take(data.cells, name);
     };
-    worker.postMessage(source);
+    worker.postMessage({ ...source, name });
   }
 
   function take(given, name) {
@@ -216,7 +216,7 @@
       const bytes = Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
       const { cells: kept, ...fields } = JSON.parse(new TextDecoder().decode(bytes));
       if (!Array.isArray(kept) || !kept.every((cell) => Array.isArray(cell) && cell.length === 3 && cell.every(Number.isFinite))) throw new Error("cells");
-      for (const id of FIELDS) if (typeof fields[id] === "string") $(id).value = fields[id];
+      for (const id of FIELDS) $(id).value = typeof fields[id] === "string" ? fields[id] : DEFAULTS[id];
       take(kept, "From the link");
     } catch {
       say("The link is damaged: it holds no question.", true);

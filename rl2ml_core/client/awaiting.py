@@ -14,7 +14,7 @@ from rl2ml_core.client import calls
 from rl2ml_core.client.answers import Page, PilotAnswer, RecommendationAnswer, RunAnswer, WindowAnswer
 from rl2ml_core.client.calls import Call, Options
 from rl2ml_core.client.errors import ServiceDown
-from rl2ml_core.client.policy import Health, Outcome, Retries, content_of, settle
+from rl2ml_core.client.policy import Health, Outcome, Retries, content_of, settle, understood
 from rl2ml_core.client.shared import headers_of, instead, timeouts
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.selection.controller import ControllerSettings
@@ -85,7 +85,9 @@ class AsyncClient:
             ServiceError: refused; ServiceDown as well where the service is down.
             InvalidInput: settings that do not go over the wire.
         """
-        return RunAnswer.of(await self._content(calls.create_run(settings, pilot, key or uuid.uuid4().hex)))
+        return understood(
+            RunAnswer.of, await self._content(calls.create_run(settings, pilot, key or uuid.uuid4().hex)), self.url
+        )
 
     async def put_window(self, run: str, index: int, window: PilotHistogram | None) -> WindowAnswer:
         """The success counts of a window → what to train the next one with.
@@ -93,7 +95,7 @@ class AsyncClient:
         Raises:
             ServiceError: refused; its `expected_index` says which window the run takes, where it is another.
         """
-        return WindowAnswer.of(await self._content(calls.put_window(run, index, window)))
+        return understood(WindowAnswer.of, await self._content(calls.put_window(run, index, window)), self.url)
 
     async def rewind(self, run: str, to_index: int) -> RunAnswer:
         """Back to before a window, for a trainer that resumes from a checkpoint.
@@ -101,7 +103,7 @@ class AsyncClient:
         Raises:
             ServiceError: as `put_window`.
         """
-        return RunAnswer.of(await self._content(calls.rewind(run, to_index)))
+        return understood(RunAnswer.of, await self._content(calls.rewind(run, to_index)), self.url)
 
     async def run(self, run: str) -> RunAnswer:
         """A run as it stands.
@@ -109,7 +111,7 @@ class AsyncClient:
         Raises:
             ServiceError: no such run of this key; or the service is down.
         """
-        return RunAnswer.of(await self._content(calls.run(run)))
+        return understood(RunAnswer.of, await self._content(calls.run(run)), self.url)
 
     async def runs(self, *, limit: int | None = None, cursor: str | None = None) -> Page[dict[str, Any]]:
         """A page of this key's runs, as docs/rest.md describes them.
@@ -117,7 +119,7 @@ class AsyncClient:
         Raises:
             ServiceError: a wrong cursor or limit; or the service is down.
         """
-        return Page.of(await self._content(calls.runs(limit, cursor)))
+        return understood(Page.of, await self._content(calls.runs(limit, cursor)), self.url)
 
     async def windows(self, run: str, *, limit: int | None = None, cursor: str | None = None) -> Page[dict[str, Any]]:
         """A page of a run's windows, as docs/rest.md describes them.
@@ -125,7 +127,7 @@ class AsyncClient:
         Raises:
             ServiceError: as `runs`, or no such run of this key.
         """
-        return Page.of(await self._content(calls.windows(run, limit, cursor)))
+        return understood(Page.of, await self._content(calls.windows(run, limit, cursor)), self.url)
 
     async def delete_run(self, run: str) -> None:
         """Remove a run with its windows.
@@ -143,7 +145,7 @@ class AsyncClient:
             InvalidInput: the media type is not known.
             OSError: a file that cannot be read.
         """
-        return PilotAnswer.of(await self._content(calls.upload(table, media_type)))
+        return understood(PilotAnswer.of, await self._content(calls.upload(table, media_type)), self.url)
 
     async def close(self) -> None:
         """Close the connections."""

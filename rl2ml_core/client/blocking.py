@@ -13,7 +13,7 @@ from rl2ml_core.client import calls
 from rl2ml_core.client.answers import Page, PilotAnswer, RecommendationAnswer, RunAnswer, WindowAnswer
 from rl2ml_core.client.calls import Call, Options
 from rl2ml_core.client.errors import ServiceDown
-from rl2ml_core.client.policy import Health, Outcome, Retries, content_of, settle
+from rl2ml_core.client.policy import Health, Outcome, Retries, content_of, settle, understood
 from rl2ml_core.client.shared import headers_of, instead, timeouts
 from rl2ml_core.pilot.histogram import PilotHistogram
 from rl2ml_core.selection.controller import ControllerSettings
@@ -84,7 +84,9 @@ class Client:
             ServiceError: refused; ServiceDown as well where the service is down.
             InvalidInput: settings that do not go over the wire.
         """
-        return RunAnswer.of(self._content(calls.create_run(settings, pilot, key or uuid.uuid4().hex)))
+        return understood(
+            RunAnswer.of, self._content(calls.create_run(settings, pilot, key or uuid.uuid4().hex)), self.url
+        )
 
     def put_window(self, run: str, index: int, window: PilotHistogram | None) -> WindowAnswer:
         """The success counts of a window → what to train the next one with.
@@ -92,7 +94,7 @@ class Client:
         Raises:
             ServiceError: refused; its `expected_index` says which window the run takes, where it is another.
         """
-        return WindowAnswer.of(self._content(calls.put_window(run, index, window)))
+        return understood(WindowAnswer.of, self._content(calls.put_window(run, index, window)), self.url)
 
     def rewind(self, run: str, to_index: int) -> RunAnswer:
         """Back to before a window, for a trainer that resumes from a checkpoint.
@@ -100,7 +102,7 @@ class Client:
         Raises:
             ServiceError: as `put_window`.
         """
-        return RunAnswer.of(self._content(calls.rewind(run, to_index)))
+        return understood(RunAnswer.of, self._content(calls.rewind(run, to_index)), self.url)
 
     def run(self, run: str) -> RunAnswer:
         """A run as it stands.
@@ -108,7 +110,7 @@ class Client:
         Raises:
             ServiceError: no such run of this key; or the service is down.
         """
-        return RunAnswer.of(self._content(calls.run(run)))
+        return understood(RunAnswer.of, self._content(calls.run(run)), self.url)
 
     def runs(self, *, limit: int | None = None, cursor: str | None = None) -> Page[dict[str, Any]]:
         """A page of this key's runs, as docs/rest.md describes them.
@@ -116,7 +118,7 @@ class Client:
         Raises:
             ServiceError: a wrong cursor or limit; or the service is down.
         """
-        return Page.of(self._content(calls.runs(limit, cursor)))
+        return understood(Page.of, self._content(calls.runs(limit, cursor)), self.url)
 
     def windows(self, run: str, *, limit: int | None = None, cursor: str | None = None) -> Page[dict[str, Any]]:
         """A page of a run's windows, as docs/rest.md describes them.
@@ -124,7 +126,7 @@ class Client:
         Raises:
             ServiceError: as `runs`, or no such run of this key.
         """
-        return Page.of(self._content(calls.windows(run, limit, cursor)))
+        return understood(Page.of, self._content(calls.windows(run, limit, cursor)), self.url)
 
     def delete_run(self, run: str) -> None:
         """Remove a run with its windows.
@@ -142,7 +144,7 @@ class Client:
             InvalidInput: the media type is not known.
             OSError: a file that cannot be read.
         """
-        return PilotAnswer.of(self._content(calls.upload(table, media_type)))
+        return understood(PilotAnswer.of, self._content(calls.upload(table, media_type)), self.url)
 
     def close(self) -> None:
         """Close the connections."""

@@ -40,8 +40,8 @@ class ServiceError(RL2MLError):
 
 
 class ServiceDown(ServiceError):
-    """The service cannot be reached, or keeps answering 5xx or 429."""
+    """The service cannot be reached, or keeps answering 5xx, 429 or 408."""
 
 
 class ServiceUnavailable(UserWarning):
-    """Said once per client: from now on, and until the service is back, the solver in this process decides."""
+    """The solver in this process decides: until the service is back, said once per client; or from now on, per run."""

@@ -3,8 +3,9 @@
 import random
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import httpx
 
@@ -12,7 +13,9 @@ from rl2ml_core.checks import finite_number, integer
 from rl2ml_core.client.calls import Call
 from rl2ml_core.client.errors import ServiceDown, ServiceError, ServiceUnavailable
 
-__all__ = ["Health", "Outcome", "Retries", "content_of", "settle"]
+__all__ = ["Health", "Outcome", "Retries", "content_of", "settle", "understood"]
+
+T = TypeVar("T")
 
 #: What an attempt ends with.
 Outcome: TypeAlias = "httpx.Response | httpx.RequestError"
@@ -21,7 +24,7 @@ _FIRST_WAIT: Final = 0.2  # seconds; doubled every time
 _LONGEST_WAIT: Final = 5.0
 #: After a failure of the whole service, how long it is left alone: training must not wait for it window after window.
 _LEFT_ALONE: Final = 15.0
-_TOO_MANY, _SERVER_ERROR = 429, 500
+_TOO_SLOW, _TOO_MANY, _SERVER_ERROR = 408, 429, 500
 #: The same request would take as long again.
 _HOPELESS = ("deadline-exceeded",)
 #: Nothing was sent, so that even what must not happen twice may be tried again.
@@ -65,10 +68,10 @@ class Retries:
 
 @dataclass
 class Health:
-    """Whether the service answered last, and whether its absence was said."""
+    """Whether the service answered last, and what was said of it."""
 
     left_alone_until: float = field(default=0.0)
-    warned: bool = False
+    warned: set[str] = field(default_factory=set)
 
     @property
     def is_out(self) -> bool:
@@ -90,10 +93,10 @@ class Health:
     def answered(self) -> None:
         self.left_alone_until = 0.0
 
-    def warn(self, message: str, stacklevel: int = 2) -> None:
-        """Say it, unless it was said before."""
-        if not self.warned:
-            self.warned = True
+    def warn(self, message: str, stacklevel: int = 2, *, kind: str = "down") -> None:
+        """Say it, unless something of its kind was said before."""
+        if kind not in self.warned:
+            self.warned.add(kind)
             warnings.warn(message, ServiceUnavailable, stacklevel=stacklevel + 1)
 
 
@@ -101,7 +104,7 @@ def settle(outcome: Outcome, address: str, health: Health) -> httpx.Response:
     """The response that is an answer.
 
     Raises:
-        ServiceDown: no connection, 5xx or 429.
+        ServiceDown: no connection, 5xx, 429, or 408 where the body was too slow.
         ServiceError: any other refusal.
     """
     if isinstance(outcome, httpx.RequestError):
@@ -138,8 +141,20 @@ def content_of(response: httpx.Response, address: str) -> dict[str, Any]:
     return content
 
 
+def understood(made: Callable[[Mapping[str, Any]], T], content: Mapping[str, Any], address: str) -> T:
+    """An answer as a value.
+
+    Raises:
+        ServiceDown: it is not one of this service, or of a version that this one does not understand.
+    """
+    try:
+        return made(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ServiceDown(f"{address} answered with something else than this service would") from error
+
+
 def _is_failure(response: httpx.Response) -> bool:
-    return response.status_code >= _SERVER_ERROR or response.status_code == _TOO_MANY
+    return response.status_code >= _SERVER_ERROR or response.status_code in (_TOO_MANY, _TOO_SLOW)
 
 
 def _is_worth_another(call: Call, outcome: Outcome) -> bool:
@@ -148,7 +163,7 @@ def _is_worth_another(call: Call, outcome: Outcome) -> bool:
     if outcome.status_code == _TOO_MANY:
         return True  # refused before anything was done
     name = str(_problem(outcome).get("type", "")).rpartition(":")[2]
-    return call.repeatable and outcome.status_code >= _SERVER_ERROR and name not in _HOPELESS
+    return call.repeatable and _is_failure(outcome) and name not in _HOPELESS
 
 
 def _asked_for(outcome: Outcome) -> float | None:

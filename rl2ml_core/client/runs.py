@@ -172,8 +172,8 @@ class Run:
             self._sent = expected  # it was restored from a backup
             return True
         if error.status == 404 and self._first == 0 and self._id is not None:
-            self._id, self._sent, self._rewind = None, 0, False  # it was lost, or never written to disk
-            self._key = uuid.uuid4().hex
+            # It was lost, or never written to disk, and its key with it: all ranks find each other under that again.
+            self._id, self._sent, self._rewind = None, 0, False
             return True
         return False
 
@@ -187,6 +187,7 @@ class Run:
                 f"{self._client.url} decides for γ = {decision.gamma:.4g} where this process would for "
                 f"{ours.gamma:.4g}: their versions differ. The service's decision is taken.",
                 stacklevel=5,
+                kind=f"differs {self._key}",
             )
         content = self._state.to_dict()
         said = {"gamma": decision.gamma, "code": decision.code, "reason": decision.reason, "status": decision.status}
@@ -198,5 +199,7 @@ class Run:
             self._client.health.warn(taking_over(error), stacklevel=3)
         else:
             self._client.health.warn(
-                f"{error}. From now on the solver in this process decides over this run alone.", stacklevel=3
+                f"{error}. From now on the solver in this process decides over this run alone.",
+                stacklevel=3,
+                kind=f"alone {self._key}",
             )

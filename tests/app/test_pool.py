@@ -123,6 +123,31 @@ def test_job_that_kills_its_child_is_given_up(refused):
     run(scenario())
 
 
+def test_a_deadline_in_the_queue_ends_no_child():
+    """A job that never began leaves those that run alone."""
+
+    async def scenario() -> None:
+        pool = Pool(Settings(pool_workers=1, pool_queue=8, solve_seconds=20))
+        try:
+            child = await pool.run(os.getpid)
+            running = asyncio.create_task(pool.run(time.sleep, 1.2))
+            await asyncio.sleep(0.1)
+            # The executor hands two jobs out ahead: what comes behind them waits in the queue.
+            ahead = [asyncio.create_task(pool.run(time.sleep, 0.05)) for _ in range(3)]
+            await asyncio.sleep(0)
+            pool._settings = Settings(pool_workers=1, pool_queue=8, solve_seconds=0.2)
+            with pytest.raises(Problem) as late:
+                await pool.run(os.getpid)
+            pool._settings = Settings(pool_workers=1, pool_queue=8, solve_seconds=20)
+            assert late.value.name == "deadline-exceeded"
+            assert await asyncio.gather(running, *ahead) == [None] * 4
+            assert await pool.run(os.getpid) == child
+        finally:
+            pool.close()
+
+    run(scenario())
+
+
 def test_deadline_of_one_job_is_not_the_end_of_those_waiting():
     async def scenario() -> None:
         settings = Settings(pool_workers=1, solve_seconds=1)

@@ -165,6 +165,49 @@ def test_a_lost_run_is_made_again(client, service):
     assert run.is_current
 
 
+def test_ranks_of_a_lost_run_find_each_other_again(client, service):
+    ranks = [Run(client, SETTINGS, PILOT, key="mine") for _ in range(2)]
+    for rank in ranks:
+        put_all(rank, WINDOWS[:2])
+    service.runs.clear()
+    for rank in ranks:
+        put_all(rank, WINDOWS[2:])
+    assert shown(service) == decisions(STATES)  # which is of the only run there is
+
+
+@pytest.mark.parametrize("answer", [{"status": "maintenance"}, {"decision": "later"}, {"decision": {"schema": 99}}])
+def test_an_answer_of_something_else_is_no_failure_of_training(client, service, monkeypatch, answer):
+    run = Run(client, SETTINGS, PILOT)
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "put", lambda *_: httpx.Response(200, json=answer))
+        with pytest.warns(ServiceUnavailable, match="something else than this service would"):
+            assert run.put(WINDOWS[0]).to_dict() == STATES[1].decision.to_dict()
+    back_at_once(client)
+    assert put_all(run, WINDOWS[1:]) == decisions(STATES[2:])
+    assert run.is_current
+    assert shown(service) == decisions(STATES)
+
+
+def test_a_body_that_was_too_slow_is_put_again(client, service, monkeypatch):
+    run, put = Run(client, SETTINGS, PILOT), service.put
+    answers = iter([httpx.Response(408, json={}), httpx.Response(408, json={})])
+    monkeypatch.setattr(service, "put", lambda *asked: next(answers, None) or put(*asked))
+    assert put_all(run, WINDOWS) == decisions(STATES[1:])
+    assert run.is_current
+
+
+def test_an_absence_hides_no_later_warning(client, service, monkeypatch):
+    run = Run(client, SETTINGS, PILOT)
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "put", lambda *_: httpx.Response(500, json={}))
+        with pytest.warns(ServiceUnavailable, match="answered 500"):
+            run.put(WINDOWS[0])
+    back_at_once(client)
+    monkeypatch.setattr(service, "put", lambda *_: httpx.Response(401, json={}))
+    with pytest.warns(ServiceUnavailable, match=r"401.*decides over this run alone"):
+        run.put(WINDOWS[1])
+
+
 def test_a_lost_run_that_was_resumed_cannot_be(client, service):
     run = Run(client, SETTINGS, PILOT)
     put_all(run, WINDOWS[:3])

@@ -1,4 +1,8 @@
-"""The page in a real browser: Debian's Chromium by Playwright, on a service of its own that nothing else asks."""
+"""The page in a real browser: Debian's Chromium by Playwright, on a service of its own that nothing else asks.
+
+Playwright holds an event loop for as long as it is there, in which other tests could not run theirs: so it goes with
+the module, whose tests stay together in one process.
+"""
 
 import importlib.util
 import os
@@ -16,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if importlib.util.find_spec("playwright") is None:
         pytest.skip("playwright is not installed")
@@ -51,7 +55,7 @@ def serving(**variables: str) -> Iterator[str]:
         process.communicate(timeout=30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     with serving() as found:
         yield found

@@ -11,6 +11,8 @@ import pytest
 import rl2ml_core as rl2ml
 from tests.web.conftest import ROOT, SCREENSHOTS, serving
 
+pytestmark = pytest.mark.xdist_group("browser")
+
 PILOTS = ROOT.parent / "shared" / "data" / "pilots"
 VIEWS = [
     "How sure", "Does it matter", "What to change", "The criterion over γ", "What prompts count", "What groups count",
@@ -61,6 +63,12 @@ def test_the_journey(address, opened, answered, tmp_path):
     again = opened(address, path=link.removeprefix(address))
     assert answered(again) == expected.summary
     assert "From the link" in again.locator("#pilot-said").inner_text()
+    # What a link leaves out is as it was at first, whatever the form has.
+    again.get_by_label("Judged by").fill("pass@64")
+    again.get_by_text("Answered: γ = ").wait_for(timeout=30_000)
+    again.evaluate("(link) => { location.hash = new URL(link).hash; }", link)
+    again.get_by_text("Answered: γ = 1.22").wait_for(timeout=30_000)
+    assert again.get_by_label("Judged by").input_value() == "pass@8"
 
 
 def test_by_keyboard(address, opened, answered):
@@ -99,6 +107,10 @@ IDS = """\
 {"prompt_id": [{"b": 1, "a": 2}], "reward": 0.0}
 {"prompt_id": [{"a": 2, "b": 1}], "reward": true}
 """
+QUOTES = "prompt_id,note,reward\n" + "".join(
+    f'"p{i % 30}\r\nb",5" pipe,{i % 7 // 5}\n"p{i % 30}\nb",,{i % 3 // 2}\n"say ""{i % 9}""",x,{i % 4 // 3}\n'
+    for i in range(200)
+)
 WEIGHTS = "weight,num_successes,num_rollouts,prompt_id\n" + "".join(f"{1 + i % 3},{i % 9},8,p{i}\n" for i in range(90))
 
 
@@ -111,9 +123,13 @@ WEIGHTS = "weight,num_successes,num_rollouts,prompt_id\n" + "".join(f"{1 + i % 3
         ("counts.tsv", "num_rollouts\tnum_successes\n" + "8\t0\n" * 30 + "8\t3\n" * 20 + "16\t16\n" * 9),
         ("spaces.csv", "prompt_id, reward\n" + "a,1\na ,0\na, 1\n" * 40 + "b,True\nb,0.0\n" * 9),
         ("ids.jsonl", IDS * 30),
+        ("quotes.csv", QUOTES),
+        ("header.csv", 'prompt_id,"a\nnote",reward\na,x,1\nb,y,0\n' + "a,z,0\n" * 9),
+        ("tab.csv", "prompt_id,a\tb,reward\na,x,1\nb,y,0\n" + "a,z,0\n" * 9),
         ("weights.csv", WEIGHTS),
         ("bom.csv", "\ufeffnum_successes,num_rollouts\n" + "0,8\n" * 30 + "2,8\n" * 12 + "8,8\n"),
     ],
+    ids=lambda value: value if len(value) < 20 else "",
 )  # fmt: skip
 def test_files_are_counted_as_the_library_counts(address, opened, answered, tmp_path, name, text):
     path = tmp_path / name
@@ -168,6 +184,13 @@ def test_a_pilot_that_tells_nothing(address, opened):
         ("k.csv", b"num_successes,num_rollouts\n0x1,8\n", "line 2: needs whole numbers"),
         ("l.csv", b"num_successes,num_rollouts,prompt_id\n1,8,a\n2,8,a\n", "line 3: prompt_id a appears twice"),
         ("m.jsonl", b'{"prompt_id": "a", "reward": 1}\n{"reward": 1}\n', "line 2: lacks prompt_id"),
+        ("o.csv", b'prompt_id,reward\n"a"b,1\n', "line 2: is not csv"),
+        (
+            "p.jsonl",
+            b'{"prompt_id": 9007199254740993, "reward": 1}\n',
+            "line 1: prompt_id has a number that is too large",
+        ),
+        ("q.jsonl", b'{"prompt_id": "a", "reward": [1]}\n', "line 1: reward must be 0 or 1"),
         ("n.csv", b"num_successes,num_rollouts,weight\n1,8,0\n", "line 2: weight must be above 0"),
         ("i.csv", b'prompt_id,reward\n"a,1\n', "a quote that does not end"),
     ],
