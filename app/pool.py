@@ -157,11 +157,11 @@ class Pool:
         executor, self._executor = self._executor, None
         if executor is None:
             return
-        # A job that was taken back cannot be told that its pool broke, and the attempt would keep it from all others.
-        waiting = getattr(executor, "_pending_work_items", None) or {}
-        for number, item in list(waiting.items()):
+        # A future that was cancelled cannot be told that its pool broke, and the attempt would keep it from all others:
+        # one that nobody waits for takes the news in its place.
+        for item in list((getattr(executor, "_pending_work_items", None) or {}).values()):
             if item.future.cancelled():
-                waiting.pop(number, None)
+                item.future = Future()
         children = list((getattr(executor, "_processes", None) or {}).values())
         executor.shutdown(wait=False)  # jobs of others break with their children, and are tried again
         for child in children:
