@@ -16,7 +16,7 @@ from rl2ml_core.version import __version__
 __all__ = ["Store"]
 
 #: Of the aggregates: another one is another cache.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 class Store:
