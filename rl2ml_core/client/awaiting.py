@@ -4,9 +4,10 @@ import asyncio
 import itertools
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
@@ -21,6 +22,8 @@ from rl2ml_core.selection.controller import ControllerSettings
 from rl2ml_core.selection.metrics import Metric
 
 __all__ = ["AsyncClient"]
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -85,9 +88,7 @@ class AsyncClient:
             ServiceError: refused; ServiceDown as well where the service is down.
             InvalidInput: settings that do not go over the wire.
         """
-        return understood(
-            RunAnswer.of, await self._content(calls.create_run(settings, pilot, key or uuid.uuid4().hex)), self.url
-        )
+        return await self._answer(RunAnswer.of, calls.create_run(settings, pilot, key or uuid.uuid4().hex))
 
     async def put_window(self, run: str, index: int, window: PilotHistogram | None) -> WindowAnswer:
         """The success counts of a window → what to train the next one with.
@@ -95,7 +96,7 @@ class AsyncClient:
         Raises:
             ServiceError: refused; its `expected_index` says which window the run takes, where it is another.
         """
-        return understood(WindowAnswer.of, await self._content(calls.put_window(run, index, window)), self.url)
+        return await self._answer(WindowAnswer.of, calls.put_window(run, index, window))
 
     async def rewind(self, run: str, to_index: int) -> RunAnswer:
         """Back to before a window, for a trainer that resumes from a checkpoint.
@@ -103,7 +104,7 @@ class AsyncClient:
         Raises:
             ServiceError: as `put_window`.
         """
-        return understood(RunAnswer.of, await self._content(calls.rewind(run, to_index)), self.url)
+        return await self._answer(RunAnswer.of, calls.rewind(run, to_index))
 
     async def run(self, run: str) -> RunAnswer:
         """A run as it stands.
@@ -111,7 +112,7 @@ class AsyncClient:
         Raises:
             ServiceError: no such run of this key; or the service is down.
         """
-        return understood(RunAnswer.of, await self._content(calls.run(run)), self.url)
+        return await self._answer(RunAnswer.of, calls.run(run))
 
     async def runs(self, *, limit: int | None = None, cursor: str | None = None) -> Page[dict[str, Any]]:
         """A page of this key's runs, as docs/rest.md describes them.
@@ -119,7 +120,7 @@ class AsyncClient:
         Raises:
             ServiceError: a wrong cursor or limit; or the service is down.
         """
-        return understood(Page.of, await self._content(calls.runs(limit, cursor)), self.url)
+        return await self._answer(Page.of, calls.runs(limit, cursor))
 
     async def windows(self, run: str, *, limit: int | None = None, cursor: str | None = None) -> Page[dict[str, Any]]:
         """A page of a run's windows, as docs/rest.md describes them.
@@ -127,7 +128,7 @@ class AsyncClient:
         Raises:
             ServiceError: as `runs`, or no such run of this key.
         """
-        return understood(Page.of, await self._content(calls.windows(run, limit, cursor)), self.url)
+        return await self._answer(Page.of, calls.windows(run, limit, cursor))
 
     async def delete_run(self, run: str) -> None:
         """Remove a run with its windows.
@@ -145,7 +146,7 @@ class AsyncClient:
             InvalidInput: the media type is not known.
             OSError: a file that cannot be read.
         """
-        return understood(PilotAnswer.of, await self._content(calls.upload(table, media_type)), self.url)
+        return await self._answer(PilotAnswer.of, calls.upload(table, media_type))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -158,6 +159,9 @@ class AsyncClient:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    async def _answer(self, made: Callable[[Mapping[str, Any]], T], call: Call) -> T:
+        return understood(made, await self._content(call), self.url)
 
     async def _content(self, call: Call) -> dict[str, Any]:
         return content_of(await self._send(call), self.url)

@@ -3,9 +3,10 @@
 import itertools
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
@@ -20,6 +21,8 @@ from rl2ml_core.selection.controller import ControllerSettings
 from rl2ml_core.selection.metrics import Metric
 
 __all__ = ["Client"]
+
+T = TypeVar("T")
 
 
 class Client:
@@ -84,9 +87,7 @@ class Client:
             ServiceError: refused; ServiceDown as well where the service is down.
             InvalidInput: settings that do not go over the wire.
         """
-        return understood(
-            RunAnswer.of, self._content(calls.create_run(settings, pilot, key or uuid.uuid4().hex)), self.url
-        )
+        return self._answer(RunAnswer.of, calls.create_run(settings, pilot, key or uuid.uuid4().hex))
 
     def put_window(self, run: str, index: int, window: PilotHistogram | None) -> WindowAnswer:
         """The success counts of a window → what to train the next one with.
@@ -94,7 +95,7 @@ class Client:
         Raises:
             ServiceError: refused; its `expected_index` says which window the run takes, where it is another.
         """
-        return understood(WindowAnswer.of, self._content(calls.put_window(run, index, window)), self.url)
+        return self._answer(WindowAnswer.of, calls.put_window(run, index, window))
 
     def rewind(self, run: str, to_index: int) -> RunAnswer:
         """Back to before a window, for a trainer that resumes from a checkpoint.
@@ -102,7 +103,7 @@ class Client:
         Raises:
             ServiceError: as `put_window`.
         """
-        return understood(RunAnswer.of, self._content(calls.rewind(run, to_index)), self.url)
+        return self._answer(RunAnswer.of, calls.rewind(run, to_index))
 
     def run(self, run: str) -> RunAnswer:
         """A run as it stands.
@@ -110,7 +111,7 @@ class Client:
         Raises:
             ServiceError: no such run of this key; or the service is down.
         """
-        return understood(RunAnswer.of, self._content(calls.run(run)), self.url)
+        return self._answer(RunAnswer.of, calls.run(run))
 
     def runs(self, *, limit: int | None = None, cursor: str | None = None) -> Page[dict[str, Any]]:
         """A page of this key's runs, as docs/rest.md describes them.
@@ -118,7 +119,7 @@ class Client:
         Raises:
             ServiceError: a wrong cursor or limit; or the service is down.
         """
-        return understood(Page.of, self._content(calls.runs(limit, cursor)), self.url)
+        return self._answer(Page.of, calls.runs(limit, cursor))
 
     def windows(self, run: str, *, limit: int | None = None, cursor: str | None = None) -> Page[dict[str, Any]]:
         """A page of a run's windows, as docs/rest.md describes them.
@@ -126,7 +127,7 @@ class Client:
         Raises:
             ServiceError: as `runs`, or no such run of this key.
         """
-        return understood(Page.of, self._content(calls.windows(run, limit, cursor)), self.url)
+        return self._answer(Page.of, calls.windows(run, limit, cursor))
 
     def delete_run(self, run: str) -> None:
         """Remove a run with its windows.
@@ -144,7 +145,7 @@ class Client:
             InvalidInput: the media type is not known.
             OSError: a file that cannot be read.
         """
-        return understood(PilotAnswer.of, self._content(calls.upload(table, media_type)), self.url)
+        return self._answer(PilotAnswer.of, calls.upload(table, media_type))
 
     def close(self) -> None:
         """Close the connections."""
@@ -157,6 +158,9 @@ class Client:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _answer(self, made: Callable[[Mapping[str, Any]], T], call: Call) -> T:
+        return understood(made, self._content(call), self.url)
 
     def _content(self, call: Call) -> dict[str, Any]:
         return content_of(self._send(call), self.url)
