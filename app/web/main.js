@@ -6,7 +6,7 @@
   const FIELDS = ["metric", "rollouts", "current", "judged_on", "kappa", "baseline", "criterion", "gamma_min", "gamma_max"];
   const DEFAULTS = Object.fromEntries(FIELDS.map((id) => [id, $(id).value]));
   const KEY_WANTED = "The service asks for an API key: enter it at the end of the form.";
-  const WAIT = 120, DRAWS = 200, COMPARED = { rl: "rl", ml: "ml" };
+  const WAIT = 120, DRAWS = 200;
   // Problems name a place in the question; these are the fields that people see.
   const PLACES = [["#/pilot", "pilot"], ["#/metric", "metric"], ["#/budget", "rollouts"], ["#/current", "current"], ["#/score_model", "kappa"], ["#/search/gamma", "gamma"], ["#/search/criterion", "criterion"], ["#/estimator", "baseline"]];
 
@@ -131,7 +131,7 @@
   // ---- the answer ----
 
   async function analyses(found, signal) {
-    const n = Number($("rollouts").value), pilot = question(0).pilot, scores = question(0).score_model;
+    const n = Number($("rollouts").value), { pilot, score_model: scores } = question(0);
     const of = (estimator) => ask("v1/estimators/analyses", { estimator, num_rollouts: n, pilot, score_model: scores }, signal).catch((error) => { if (error.name === "AbortError") throw error; return null; });
     const baseline = $("baseline").value, current = $("current").value;
     const [choice, rl, ml] = await Promise.all([of({ gamma: found.gamma, baseline }), of({ gamma: 0, baseline }), of({ gamma: 1, baseline })]);
@@ -144,8 +144,8 @@
     const own = (analysis, more) => (analysis ? [{ ...analysis, ...more }] : []);
     return [
       ...own(choice, { label: `γ = ${rl2mlPlots.number(found.gamma)}`, color: "main", compared: true, is_choice: true }),
-      ...own(rl, { label: "RL (γ = 0)", color: COMPARED.rl, compared: true, hidden: true }),
-      ...own(ml, { label: "max. likelihood (γ = 1)", color: COMPARED.ml, compared: true, hidden: true }),
+      ...own(rl, { label: "RL (γ = 0)", color: "rl", compared: true, hidden: true }),
+      ...own(ml, { label: "max. likelihood (γ = 1)", color: "ml", compared: true, hidden: true }),
       ...map.map((one) => ({ ...one.analysis, label: one.label, color: "now", is_current: one.name === current, compared: one.name === current })),
     ];
   }
