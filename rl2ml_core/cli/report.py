@@ -9,7 +9,7 @@ import rl2ml_core as rl2ml
 from rl2ml_core.cli import options as o
 from rl2ml_core.cli.console import clear_errors, progress
 from rl2ml_core.cli.rollouts import pilot_of
-from rl2ml_core.pilot.rollouts.result import write_atomically
+from rl2ml_core.files import write_atomically
 from rl2ml_core.plotting import FORMATS
 from rl2ml_core.report import report_html
 

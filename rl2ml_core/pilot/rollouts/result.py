@@ -1,13 +1,12 @@
 """What was read: the pilot, and everything said about it."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rl2ml_core.files import write_atomically
 from rl2ml_core.pilot.diagnostics import Diagnostic
 from rl2ml_core.pilot.histogram import PilotHistogram
 
@@ -109,18 +108,3 @@ class Rollouts:
             OSError: it cannot be written.
         """
         write_atomically(Path(path), json.dumps(self.to_dict(), indent=1, ensure_ascii=True) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file beside its place first: whoever reads sees the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes it private
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rl2ml_core.errors import InvalidInput, InvalidTable
+from rl2ml_core.files import write_atomically
 from rl2ml_core.pilot.rollouts.engine import Engine
 from rl2ml_core.pilot.rollouts.plans import Plan
 from rl2ml_core.version import __version__
@@ -51,14 +52,11 @@ class Store:
             engine.partials.save(table, name)
             text = json.dumps({"md5": _md5(Path(name))})
             os.replace(name, rows)
-            handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
-            with os.fdopen(handle, "w") as stream:
-                stream.write(text)
-            os.replace(name, seal)
         except BaseException:
             with suppress(OSError):
                 os.unlink(name)
             raise
+        write_atomically(seal, text)
 
     def _files(self, engine: Engine, plan: Plan) -> tuple[Path, Path]:
         """Where a file's aggregate is: by the file, and by all that decides what it amounts to."""
